@@ -1,0 +1,56 @@
+# Two commands set everything up: `make demo` runs the whole pipeline, `make test` lints and runs the fast tests.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+JOBS ?= auto
+DEMO := .demo
+COPE := COPE_CACHE=$(DEMO)/cache COPE_RUNS=$(DEMO)/runs $(BIN)/cope
+
+.PHONY: install install-dev demo test test-all lint format docs clean
+
+install: $(VENV)/.installed
+install-dev: $(VENV)/.installed-dev
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) --editable '.[models]'
+	touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	$(PIP) --editable '.[dev]'
+	touch $@
+
+demo: install
+	$(COPE) encode sample_videos
+	$(COPE) extract --fusion 30 --frame-size 112 --store-frames all
+	$(COPE) cache verify
+	$(COPE) train pretrain --name demo-pretrain --force
+	$(COPE) train finetune --name demo-finetune --force --data sample_videos/qa.json
+	$(COPE) ask sample_videos/red_circle_right_then_left.mp4 "What happened?"
+	$(COPE) ask sample_videos/camera_pan.mp4 "Which way does the camera move?"
+	$(COPE) bench --tokens
+
+test: install-dev lint
+	$(BIN)/python -m pytest -n $(JOBS) -m "not slow"
+
+test-all: install-dev lint
+	$(BIN)/python -m pytest -n $(JOBS)
+
+lint: install-dev
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/cog --check docs/commands.md
+
+format: install-dev
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+docs: install-dev
+	$(BIN)/cog -r docs/commands.md
+
+clean:
+	rm -rf $(VENV) $(DEMO) build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,132 @@
+"""The side group `frames/<V>`: RGB slots at a vision encoder's input size, outside the fingerprint.
+
+It only grows: each request for slots that are not there yet adds a part, `frames/<V>/part-<n>/` with `rgb`, `slot`
+and a manifest of its own, committed by one rename. Nothing that was written is written again.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+
+from cope_cli.cache.manifest import Manifest, record_tree
+from cope_cli.cache.primitives import ShardedSlots, read_checked
+from cope_cli.cache.schema import create_group, create_table
+from cope_cli.cache.store import MANIFEST, PrimitivesEntry
+from cope_cli.cache.temporary import commit_folder
+from cope_cli.config import PRIMITIVES_SCHEMA
+
+UInt8 = NDArray[np.uint8]
+#: Slots that share a file: 28 MB of raw pictures at V = 384.
+FRAMES_PER_SHARD_GOP = 4
+
+
+def parts_folder(entry_folder: Path, size_px: int) -> Path:
+    """Return the folder of an entry's parts for input size V."""
+    return entry_folder / "frames" / str(size_px)
+
+
+class FramesWriter:
+    """Fills one part.
+
+    Args:
+        folder: where to create the part's group; the caller commits it.
+        slots: the slots it will hold, ascending.
+        size_px: side V.
+    """
+
+    def __init__(self, folder: Path, slots: Sequence[int], size_px: int) -> None:
+        self.folder = folder
+        self.slots = list(slots)
+        self.size_px = size_px
+        group = create_group(folder, {"cope_schema": PRIMITIVES_SCHEMA, "size_px": size_px})
+        create_table(group, "slot", np.array(self.slots, "<i4"))
+        self.rgb = ShardedSlots(group, "rgb", len(slots), (size_px, size_px, 3), "|u1", FRAMES_PER_SHARD_GOP)
+
+    def append(self, rgb: UInt8) -> None:
+        """Take the next slot's (V, V, 3) uint8 picture."""
+        self.rgb.append(rgb)
+
+    def close(self, entry_fingerprint: str, versions: dict[str, str]) -> None:
+        """Write what is buffered, and the part's manifest."""
+        self.rgb.flush()
+        Manifest(
+            kind="frames",
+            schema=PRIMITIVES_SCHEMA,
+            fingerprint=entry_fingerprint,
+            upstream=entry_fingerprint,
+            source={},
+            config={"size_px": self.size_px},
+            info={"num_frames": len(self.slots)},
+            versions=versions,
+            files=record_tree(self.folder),
+        ).write(self.folder / MANIFEST)
+
+
+def commit_part(folder: Path, entry_folder: Path, size_px: int) -> None:
+    """Give a finished part the next free number."""
+    parent = parts_folder(entry_folder, size_px)
+    number = max((_number(path) for path in _parts(parent)), default=-1) + 1
+    while not commit_folder(folder, parent / f"part-{number}", replace=False):
+        number += 1
+
+
+def _parts(parent: Path) -> list[Path]:
+    return sorted((path for path in parent.glob("part-*") if re.fullmatch(r"part-\d+", path.name)), key=_number)
+
+
+def _number(path: Path) -> int:
+    return int(path.name.removeprefix("part-"))
+
+
+class Frames:
+    """The RGB slots of one entry at one size.
+
+    Args:
+        entry: the primitives entry.
+        size_px: side V.
+
+    Raises:
+        CacheCorruptError, CacheVersionError: a part is not what its manifest says.
+    """
+
+    def __init__(self, entry: PrimitivesEntry, size_px: int) -> None:
+        self.name = entry.name
+        self._where: dict[int, tuple[zarr.Group, int]] = {}
+        self.parts = _parts(parts_folder(entry.folder, size_px))
+        for part in self.parts:
+            manifest = Manifest.read(part / MANIFEST, kind="frames", schema=PRIMITIVES_SCHEMA)
+            manifest.check_files(part, hashes=False)
+            group = zarr.open_group(str(part), mode="r", zarr_format=3)
+            for row, slot in enumerate(read_checked(entry.name, group, "slot", slice(None))):
+                self._where.setdefault(int(slot), (group, row))
+
+    @property
+    def slots(self) -> set[int]:
+        """The slots that are there."""
+        return set(self._where)
+
+    def rgb(self, slot: int) -> UInt8:
+        """Return a slot's picture, (V, V, 3) uint8.
+
+        Raises:
+            LookupError: it was never stored.
+            CacheCorruptError: its checksum fails.
+        """
+        if slot not in self._where:
+            raise LookupError(f"{self.name}: no RGB picture of slot {slot}")
+        group, row = self._where[slot]
+        return read_checked(self.name, group, "rgb", row)
+
+
+def check_parts(entry: PrimitivesEntry, *, hashes: bool) -> int:
+    """Compare every part of every size with its manifest; returns how many parts there are."""
+    parts = [part for size in sorted((entry.folder / "frames").glob("*")) for part in _parts(size)]
+    for part in parts:
+        Manifest.read(part / MANIFEST, kind="frames", schema=PRIMITIVES_SCHEMA).check_files(part, hashes=hashes)
+    return len(parts)

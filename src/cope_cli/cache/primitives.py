@@ -1,0 +1,228 @@
+"""Writing and reading a primitives entry: bounded memory going in, checked bytes coming out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+
+from cope_cli.cache.schema import create_group, create_slots, create_table, slots_per_shard
+from cope_cli.cache.store import PrimitivesEntry
+from cope_cli.codec.fusion import FrameSize, rebuild
+from cope_cli.codec.gop import Slot
+from cope_cli.codec.primitives import SlotPrimitives
+from cope_cli.config import PRIMITIVES_SCHEMA
+from cope_cli.errors import CacheCorruptError
+
+UInt8 = NDArray[np.uint8]
+Int16 = NDArray[np.int16]
+_AGAIN = "Run `cope extract --force` for this video."
+
+
+class ShardedSlots:
+    """An array that takes slots one by one and writes a shard whenever one is full."""
+
+    def __init__(self, group: zarr.Group, name: str, num: int, shape: tuple[int, ...], dtype: str, gop: int) -> None:
+        shard = slots_per_shard(int(np.prod(shape)) * np.dtype(dtype).itemsize, gop)
+        self.array = create_slots(group, name, num, shape, dtype, shard)
+        self.buffer = np.empty((min(shard, num), *shape), dtype)
+        self.num_buffered = 0
+        self.num_written = 0
+
+    def append(self, value: NDArray[Any]) -> None:
+        """Take the next slot."""
+        self.buffer[self.num_buffered] = value
+        self.num_buffered += 1
+        if self.num_buffered == len(self.buffer):
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what is buffered."""
+        if self.num_buffered:
+            end = self.num_written + self.num_buffered
+            self.array[self.num_written : end] = self.buffer[: self.num_buffered]
+            self.num_written, self.num_buffered = end, 0
+
+
+class PrimitivesWriter:
+    """Fills the Zarr group of one video, slot by slot, in order.
+
+    Args:
+        folder: where to create the group; the caller commits it.
+        slots: all slots of the video.
+        grid_px: grid side G.
+        size: picture size of the encoded stream.
+        fps: its frame rate.
+    """
+
+    def __init__(self, folder: Path, slots: Sequence[Slot], grid_px: int, size: FrameSize, fps: int) -> None:
+        num_iframes = sum(slot.is_iframe for slot in slots)
+        num_pframes = len(slots) - num_iframes
+        per_gop = max((sum(slot.gop == 0 for slot in slots) - 1, 1))
+        attributes = {
+            "cope_schema": PRIMITIVES_SCHEMA,
+            "grid_px": grid_px,
+            "frame_width_px": size.width,
+            "frame_height_px": size.height,
+            "fps": fps,
+        }
+        group = create_group(folder, attributes)
+        create_table(group, "slot_frame", np.array([slot.frame for slot in slots], "<i4"))
+        create_table(group, "slot_seconds", np.array([slot.frame / fps for slot in slots], "<f8"))
+        create_table(group, "slot_is_iframe", np.array([slot.is_iframe for slot in slots], "|b1"))
+        create_table(group, "slot_gop", np.array([slot.gop for slot in slots], "<i4"))
+        self.motion = ShardedSlots(group, "motion", num_pframes, (2, grid_px, grid_px), "<i2", per_gop)
+        self.residual = ShardedSlots(group, "residual", num_pframes, (grid_px, grid_px, 3), "<i2", per_gop)
+        self.grid_iframe = ShardedSlots(group, "grid_iframe", num_iframes, (grid_px, grid_px, 3), "|u1", 1)
+
+    def append(self, primitives: SlotPrimitives) -> None:
+        """Take the next slot."""
+        if primitives.motion is None or primitives.residual is None:
+            self.grid_iframe.append(primitives.grid_frame)
+        else:
+            self.motion.append(primitives.motion)
+            self.residual.append(primitives.residual)
+
+    def close(self) -> None:
+        """Write what is still buffered."""
+        for array in (self.motion, self.residual, self.grid_iframe):
+            array.flush()
+
+
+@dataclass(frozen=True, kw_only=True)
+class SlotTable:
+    """The slots of a video, S of them, as arrays.
+
+    Attributes:
+        frame: (S,) int32, index in the encoded stream.
+        seconds: (S,) float64, time in the encoded stream.
+        is_iframe: (S,) bool.
+        gop: (S,) int32.
+        payload: (S,) int32, each slot's row in `grid_iframe`, or in `motion` and `residual` if it is a P-frame slot.
+    """
+
+    frame: NDArray[np.int32]
+    seconds: NDArray[np.float64]
+    is_iframe: NDArray[np.bool_]
+    gop: NDArray[np.int32]
+    payload: NDArray[np.int32]
+
+    def __len__(self) -> int:
+        return len(self.frame)
+
+
+class Primitives:
+    """A video's primitives, read slot by slot. Every read checks its checksum.
+
+    Args:
+        entry: the cache entry.
+
+    Raises:
+        CacheCorruptError: a file is missing or changed; later reads raise it too.
+    """
+
+    def __init__(self, entry: PrimitivesEntry) -> None:
+        entry.check()
+        self.entry = entry
+        self.name = entry.name
+        self._group = zarr.open_group(str(entry.folder), mode="r", zarr_format=3)
+        attributes = self._group.attrs
+        self.grid_px = int(str(attributes["grid_px"]))
+        self.fps = int(str(attributes["fps"]))
+        self.size = FrameSize(
+            width=int(str(attributes["frame_width_px"])), height=int(str(attributes["frame_height_px"]))
+        )
+
+    @property
+    def fusion_frames(self) -> int:
+        """The fusion window s, in frames."""
+        return int(self.entry.manifest.config["fusion_frames"])
+
+    @cached_property
+    def slots(self) -> SlotTable:
+        """The slot table."""
+        is_iframe = self._read("slot_is_iframe", slice(None)).astype(np.bool_)
+        payload = np.where(is_iframe, np.cumsum(is_iframe), np.cumsum(~is_iframe)) - 1
+        return SlotTable(
+            frame=self._read("slot_frame", slice(None)),
+            seconds=self._read("slot_seconds", slice(None)),
+            is_iframe=is_iframe,
+            gop=self._read("slot_gop", slice(None)),
+            payload=payload.astype(np.int32),
+        )
+
+    def motion(self, slot: int) -> Int16:
+        """Return a P-frame slot's motion field, (2, G, G) int16, half-pixels of the encoded stream (x, y)."""
+        motion: Int16 = self._read("motion", self._payload(slot, is_iframe=False))
+        return motion
+
+    def residual(self, slot: int) -> Int16:
+        """Return a P-frame slot's residual, (G, G, 3) int16 RGB in -255..255."""
+        residual: Int16 = self._read("residual", self._payload(slot, is_iframe=False))
+        return residual
+
+    def grid_iframe(self, slot: int) -> UInt8:
+        """Return an I-frame slot's grid frame, (G, G, 3) uint8 RGB."""
+        grid_frame: UInt8 = self._read("grid_iframe", self._payload(slot, is_iframe=True))
+        return grid_frame
+
+    def grid_frames(self) -> Iterator[UInt8]:
+        """Rebuild every slot's grid frame in order by Eq. 1, from `grid_iframe`, `motion` and `residual` alone.
+
+        Raises:
+            CacheCorruptError: the arrays do not belong together.
+        """
+        previous: UInt8 | None = None
+        for slot, is_iframe in enumerate(self.slots.is_iframe):
+            if is_iframe:
+                previous = self.grid_iframe(slot)
+            elif previous is None:
+                raise CacheCorruptError(f"{self.name}: slot {slot} is a P-frame slot with no I-frame before it", _AGAIN)
+            else:
+                try:
+                    previous = rebuild(previous, self.motion(slot), self.residual(slot), self.size)
+                except ValueError as error:
+                    raise CacheCorruptError(f"{self.name}: slot {slot}: {error}", _AGAIN) from error
+            yield previous
+
+    def array_kind(self, name: str) -> tuple[tuple[int, ...], str]:
+        """Return an array's shape and dtype name.
+
+        Raises:
+            CacheCorruptError: there is no such array.
+        """
+        array = self._group.get(name)
+        if not isinstance(array, zarr.Array):
+            raise CacheCorruptError(f"{self.name}: no array {name}", _AGAIN)
+        return tuple(array.shape), str(array.dtype)
+
+    def _payload(self, slot: int, *, is_iframe: bool) -> int:
+        if bool(self.slots.is_iframe[slot]) != is_iframe:
+            found, wanted = ("an I-frame", "a P-frame") if not is_iframe else ("a P-frame", "an I-frame")
+            raise LookupError(f"{self.name}: slot {slot} is {found} slot, expected {wanted} slot")
+        return int(self.slots.payload[slot])
+
+    def _read(self, array: str, where: int | slice) -> Any:
+        return read_checked(self.name, self._group, array, where)
+
+
+def read_checked(entry: str, group: zarr.Group, array: str, where: int | slice) -> NDArray[Any]:
+    """Read one slot or a whole table; a failed checksum or decompression names entry, array and chunk.
+
+    Raises:
+        CacheCorruptError: the bytes on disk are not those that were written.
+    """
+    try:
+        values = group[array]
+        if not isinstance(values, zarr.Array):
+            raise TypeError("a group, expected an array")
+        return np.asarray(values[where])
+    except (ValueError, KeyError, TypeError, RuntimeError, OSError) as error:
+        chunk = f"chunk {where}" if isinstance(where, int) else "chunk 0"
+        raise CacheCorruptError(f"{entry}: array {array}, {chunk}: {error}", _AGAIN) from error

@@ -1,0 +1,198 @@
+"""The cache folder: which entries there are, by what names they are found, where new ones are made.
+
+```
+cope_cache/
+  encoded/<name>-<key8>.mp4 + .json     one re-encoded video
+  primitives/<name>-<key8>.zarr/        its slots, with manifest.json inside
+  tmp/                                  entries in the making
+```
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePath
+
+from cope_cli.cache.manifest import KEY_DIGITS, Manifest
+from cope_cli.cache.temporary import remove_dead_workspaces, workspace
+from cope_cli.config import ENCODED_SCHEMA, PRIMITIVES_SCHEMA
+from cope_cli.errors import CacheCorruptError, CopeError, EntryNotFoundError
+
+MANIFEST = "manifest.json"
+_MAX_NAME = 80
+
+
+def entry_name(stem: str, fingerprint: str) -> str:
+    """Return `<name>-<key8>`: a file-system-safe form of the video's name and the head of its fingerprint."""
+    safe = re.sub(r"[^A-Za-z0-9._-]+", "_", stem).lstrip(".-")[:_MAX_NAME] or "video"
+    return f"{safe}-{fingerprint[:KEY_DIGITS]}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncodedEntry:
+    """One re-encoded video of the cache."""
+
+    name: str
+    folder: Path
+    manifest: Manifest
+
+    @property
+    def video(self) -> Path:
+        """The mp4 file."""
+        return self.folder / f"{self.name}.mp4"
+
+    @property
+    def source_path(self) -> Path:
+        """Where the source video was when it was encoded."""
+        return Path(self.manifest.source["path"])
+
+    @property
+    def content_sha256(self) -> str:
+        """Hash of the mp4 file: what the primitives' fingerprint depends on."""
+        return self.manifest.files[f"{self.name}.mp4"].sha256
+
+    def check(self, *, hashes: bool = False) -> None:
+        """Raise CacheCorruptError if the file is missing or changed."""
+        self.manifest.check_files(self.folder, hashes=hashes)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrimitivesEntry:
+    """One video's primitives; read them with `cache.primitives.open_primitives`."""
+
+    name: str
+    folder: Path
+    manifest: Manifest
+
+    @property
+    def encoded_name(self) -> str:
+        """Name of the encoded entry they were extracted from."""
+        return str(self.manifest.source["entry"])
+
+    @property
+    def source_path(self) -> Path:
+        """Where the source video was when it was encoded."""
+        return Path(self.manifest.source["path"])
+
+    def check(self, *, hashes: bool = False) -> None:
+        """Raise CacheCorruptError if a file is missing or changed."""
+        self.manifest.check_files(self.folder, hashes=hashes)
+
+
+class Cache:
+    """A cache folder. Opening one writes nothing, so that a read-only cache can be read.
+
+    Args:
+        root: the folder; it need not exist yet.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.encoded_folder = root / "encoded"
+        self.primitives_folder = root / "primitives"
+        self.tmp = root / "tmp"
+
+    def __repr__(self) -> str:
+        return f"Cache({str(self.root)!r})"
+
+    @contextlib.contextmanager
+    def workspace(self) -> Iterator[Path]:
+        """Give a temporary folder on the cache's file system; see `temporary.workspace`."""
+        with workspace(self.tmp) as folder:
+            yield folder
+
+    def clean(self) -> int:
+        """Remove what killed processes left; returns how many paths."""
+        return remove_dead_workspaces(self.tmp)
+
+    def encoded_entry(self, name: str) -> EncodedEntry | None:
+        """Return an encoded entry by its name, or None if there is none.
+
+        Raises:
+            CacheVersionError, CacheCorruptError: there is one, but it cannot be used.
+        """
+        path = self.encoded_folder / f"{name}.json"
+        if not path.is_file():
+            return None
+        manifest = Manifest.read(path, kind="encoded", schema=ENCODED_SCHEMA)
+        _check_key(path, name, manifest)
+        return EncodedEntry(name=name, folder=self.encoded_folder, manifest=manifest)
+
+    def primitives_entry(self, name: str) -> PrimitivesEntry | None:
+        """Return a primitives entry by its name, or None; raises like `encoded_entry`."""
+        folder = self.primitives_folder / f"{name}.zarr"
+        if not folder.is_dir():
+            return None
+        manifest = Manifest.read(folder / MANIFEST, kind="primitives", schema=PRIMITIVES_SCHEMA)
+        _check_key(folder, name, manifest)
+        return PrimitivesEntry(name=name, folder=folder, manifest=manifest)
+
+    def encoded_names(self) -> list[str]:
+        """Names of all encoded entries, usable or not."""
+        return sorted(path.stem for path in self.encoded_folder.glob("*.json") if not path.name.startswith("."))
+
+    def primitives_names(self) -> list[str]:
+        """Names of all primitives entries, usable or not."""
+        return sorted(path.stem for path in self.primitives_folder.glob("*.zarr") if not path.name.startswith("."))
+
+    def encoded_entries(self) -> list[EncodedEntry]:
+        """All encoded entries; raises at the first that cannot be used."""
+        return [entry for name in self.encoded_names() if (entry := self.encoded_entry(name)) is not None]
+
+    def primitives_entries(self) -> list[PrimitivesEntry]:
+        """All primitives entries; raises at the first that cannot be used."""
+        return [entry for name in self.primitives_names() if (entry := self.primitives_entry(name)) is not None]
+
+    def usable_encoded(self) -> tuple[list[EncodedEntry], dict[str, CopeError]]:
+        """All encoded entries that can be used, and the error of each that cannot."""
+        entries, errors = [], {}
+        for name in self.encoded_names():
+            try:
+                entry = self.encoded_entry(name)
+            except CopeError as error:
+                errors[name] = error
+            else:
+                entries += [entry] if entry is not None else []
+        return entries, errors
+
+    def find_encoded(self, wanted: str) -> list[EncodedEntry]:
+        """Return the encoded entries of a video named by entry name, source path or the path's end.
+
+        Raises:
+            EntryNotFoundError: none; the message lists what there is.
+        """
+        exact = self.encoded_entry(wanted) if re.fullmatch(r"[A-Za-z0-9._-]+", wanted) else None
+        if exact is not None:
+            return [exact]
+        entries, _ = self.usable_encoded()
+        found = [entry for entry in entries if matches_source(entry.source_path, wanted)]
+        if not found:
+            raise EntryNotFoundError(
+                f"{self.root}: no encoded video of {wanted}; it holds {_some(self.encoded_names())}",
+                f"Run `cope encode {wanted}` first.",
+            )
+        return found
+
+
+def matches_source(source: PurePath, wanted: str) -> bool:
+    """Whether `wanted` names a source: its path, or the last parts of it (`clips/a.mp4` for `/data/clips/a.mp4`)."""
+    if Path(wanted).is_absolute() or Path(wanted).exists():
+        return source == Path(wanted).resolve()
+    parts = PurePath(wanted).parts
+    return bool(parts) and source.parts[-len(parts) :] == parts
+
+
+def _check_key(path: Path, name: str, manifest: Manifest) -> None:
+    if not name.endswith(f"-{manifest.fingerprint[:KEY_DIGITS]}"):
+        raise CacheCorruptError(
+            f"{path}: its name does not end with its manifest's fingerprint, {manifest.fingerprint[:KEY_DIGITS]}",
+            "Was it renamed? Remove it and run its stage again.",
+        )
+
+
+def _some(names: list[str], limit: int = 5) -> str:
+    shown = ", ".join(names[:limit]) or "nothing"
+    return shown + (f" and {len(names) - limit} more" if len(names) > limit else "")

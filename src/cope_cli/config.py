@@ -1,0 +1,80 @@
+"""The settings of the data stages: every field changes the bytes written, so every field is in the fingerprint.
+
+How fast, where and whether to overwrite (workers, cache, force) are plain arguments elsewhere.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from cope_cli.errors import UsageError
+
+#: Version of the encoded files' layout; part of their fingerprint.
+ENCODED_SCHEMA = 1
+#: Version of the primitives' layout (docs/cache-format.md); part of their fingerprint.
+PRIMITIVES_SCHEMA = 1
+
+#: The grid must divide into the Delta-encoder's patches of this many grid points.
+PATCH_PX = 16
+
+
+def _check_range(flag: str, value: int, low: int, high: int, unit: str) -> None:
+    if not low <= value <= high:
+        raise UsageError(f"{flag} {value}: expected {low} to {high} {unit}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncodeConfig:
+    """How a source video is re-encoded to MPEG-4 Part 2 (paper 4.1; SPEC section 3).
+
+    Attributes:
+        fps: constant frame rate of the encoded stream, frames per second.
+        gop_frames: distance between I-frames, frames.
+        short_side_px: the shorter side is scaled down to at most this; 0 keeps the source's size.
+        quality: constant quantiser, 2 (best) to 31 (smallest).
+        stream: which video stream of the file, counted from 0.
+    """
+
+    fps: int = 30
+    gop_frames: int = 240
+    short_side_px: int = 384
+    quality: int = 4
+    stream: int = 0
+
+    def __post_init__(self) -> None:
+        _check_range("--fps", self.fps, 1, 240, "frames per second")
+        _check_range("--gop", self.gop_frames, 1, 600, "frames (the encoder's limit)")
+        if self.short_side_px != 0:
+            _check_range("--short-side", self.short_side_px, 16, 4096, "pixels, or 0 for the source's size")
+        _check_range("--quality", self.quality, 2, 31, "(2 is best)")
+        _check_range("--stream", self.stream, 0, 255, "(counted from 0)")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as JSON values."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExtractConfig:
+    """How an encoded stream becomes fused primitives (paper 3.1).
+
+    Attributes:
+        fusion_frames: the fusion window s, in frames; 30 gives one slot a second at 30 FPS.
+        grid_px: side G of the square grid on which motion and residual are stored.
+        keep_tail: make the video's last frame a slot too, of a window shorter than s.
+    """
+
+    fusion_frames: int = 30
+    grid_px: int = 224
+    keep_tail: bool = False
+
+    def __post_init__(self) -> None:
+        _check_range("--fusion", self.fusion_frames, 1, 600, "frames")
+        _check_range("--grid", self.grid_px, PATCH_PX, 1024, "grid points")
+        if self.grid_px % PATCH_PX:
+            raise UsageError(f"--grid {self.grid_px}: expected a multiple of {PATCH_PX}, the Delta-encoder's patch")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as JSON values."""
+        return asdict(self)

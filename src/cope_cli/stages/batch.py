@@ -1,0 +1,169 @@
+"""Many videos: one process each at a time, and no failure of one that reaches another.
+
+Every worker is a process of its own. If it dies (a crash in native code, the out-of-memory killer), the video it had
+fails by name, a fresh worker takes its place, and the batch goes on. An exception of any kind is that video's failure.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
+from typing import Generic, TypeVar
+
+from cope_cli.errors import CopeError, WorkerDiedError
+
+Result = TypeVar("Result")
+#: A task's function: (item, report) -> result, where report(done, total) tells how far it is.
+Work = Callable[[str, Callable[[float, float], None]], Result]
+#: Called with (item, done, total), in the calling process.
+OnProgress = Callable[[str, float, float], None]
+_REPORT_SECONDS = 0.1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome(Generic[Result]):
+    """What became of one item: a result or an error."""
+
+    item: str
+    result: Result | None = None
+    error: CopeError | None = None
+
+
+def default_workers() -> int:
+    """Return the number of cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch(Generic[Result]):
+    """Work on many items, ready to run.
+
+    Attributes:
+        items: names of what to work on; each goes to one call of `work`.
+        work: a picklable function; an exception it raises becomes that item's error.
+        workers: processes at a time; 0 means one per core.
+        errors: items that had failed before the work began.
+    """
+
+    items: Sequence[str]
+    work: Work[Result]
+    workers: int
+    errors: Mapping[str, CopeError] = field(default_factory=dict)
+
+    def run(self, on_progress: OnProgress = lambda item, done, total: None) -> Iterator[Outcome[Result]]:
+        """Do the work, several items at a time, and yield each outcome as it comes.
+
+        A single item runs in this process; with more, each worker is a process, also when there is only one.
+        """
+        for item, error in self.errors.items():
+            yield Outcome(item=item, error=error)
+        if len(self.items) == 1:
+            item = self.items[0]
+            yield _outcome(item, lambda: self.work(item, lambda done, total: on_progress(item, done, total)))
+        elif self.items:
+            workers = min(self.workers or default_workers(), len(self.items))
+            yield from _run_in_processes(self.items, self.work, workers, on_progress)
+
+
+def _outcome(item: str, call: Callable[[], Result]) -> Outcome[Result]:
+    try:
+        return Outcome(item=item, result=call())
+    except CopeError as error:
+        return Outcome(item=item, error=error)
+    except BrokenProcessPool:
+        message = f"{item}: its worker process died without an answer (a crash in native code, or out of memory)"
+        return Outcome(item=item, error=WorkerDiedError(message, "The other videos were done all the same."))
+    except Exception as error:  # noqa: BLE001  one video's failure, of whatever kind, must not reach the others
+        return Outcome(item=item, error=CopeError(f"{item}: {type(error).__name__}: {error}"))
+
+
+class _Worker:
+    """One process, and the pipe on which it says how far it is.
+
+    Each has a pipe of its own: a queue shared by all would stay locked for ever by a worker that dies while it writes.
+    """
+
+    def __init__(self) -> None:
+        context = multiprocessing.get_context("spawn")
+        self.reports, writer = context.Pipe(duplex=False)
+        self.pool = ProcessPoolExecutor(1, mp_context=context, initializer=_start, initargs=(writer,))
+
+    def submit(self, work: Work[Result], item: str) -> Future[Result]:
+        return self.pool.submit(_call, work, item)
+
+    def close(self) -> None:
+        self.pool.shutdown(wait=True, cancel_futures=True)
+        self.reports.close()
+
+
+def _run_in_processes(
+    items: Sequence[str], work: Work[Result], workers: int, on_progress: OnProgress
+) -> Iterator[Outcome[Result]]:
+    waiting = list(reversed(items))
+    idle = [_Worker() for _ in range(workers)]
+    running: dict[Future[Result], tuple[str, _Worker]] = {}
+    try:
+        while waiting or running:
+            while waiting and idle:
+                item, worker = waiting.pop(), idle.pop()
+                running[worker.submit(work, item)] = (item, worker)
+            done, _ = wait(running, timeout=_REPORT_SECONDS, return_when=FIRST_COMPLETED)
+            for _, worker in running.values():
+                _pass_on(worker, on_progress)
+            for future in done:
+                item, worker = running.pop(future)
+                outcome = _outcome(item, future.result)
+                if isinstance(outcome.error, WorkerDiedError):
+                    worker.close()
+                    worker = _Worker()
+                idle.append(worker)
+                yield outcome
+    finally:
+        for worker in [*idle, *(worker for _, worker in running.values())]:
+            worker.close()
+
+
+def _pass_on(worker: _Worker, on_progress: OnProgress) -> None:
+    try:
+        while worker.reports.poll():
+            on_progress(*worker.reports.recv())
+    except (EOFError, OSError):  # the worker died; its future says so
+        return
+
+
+# In the worker process.
+
+_reports: Connection | None = None
+
+
+def _start(reports: Connection) -> None:
+    global _reports
+    _reports = reports
+    threading.Thread(target=_die_with_parent, daemon=True).start()
+
+
+def _die_with_parent() -> None:
+    """End at once when the parent was killed: what this worker is making then counts as never begun."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+def _call(work: Work[Result], item: str) -> Result:
+    last = 0.0
+
+    def report(done: float, total: float) -> None:
+        nonlocal last
+        if _reports is not None and time.monotonic() - last >= _REPORT_SECONDS:
+            last = time.monotonic()
+            _reports.send((item, done, total))
+
+    return work(item, report)

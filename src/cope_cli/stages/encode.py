@@ -1,0 +1,208 @@
+"""Stage 1: a source video becomes MPEG-4 Part 2 in the cache."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from cope_cli.cache.manifest import Manifest, fingerprint, record_files
+from cope_cli.cache.store import Cache, EncodedEntry, entry_name
+from cope_cli.codec.gop import GopSpan
+from cope_cli.codec.stream import read_gop_spans
+from cope_cli.codec.transcode import TranscodeInfo, transcode
+from cope_cli.codec.versions import library_versions
+from cope_cli.config import ENCODED_SCHEMA, EncodeConfig
+from cope_cli.errors import CopeError, StorageError, VideoError
+from cope_cli.files import sha256_file, sync_file
+from cope_cli.stages.batch import Batch
+from cope_cli.stages.sources import find_videos
+
+OnProgress = Callable[[float, float], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncodeRecord:
+    """What became of one video.
+
+    Attributes:
+        name: the entry's name in the cache.
+        is_new: False if a finished entry was found.
+        num_frames: frames of the encoded stream.
+        seconds: its length.
+        width_px: picture width.
+        height_px: picture height.
+        size_bytes: size of the encoded file.
+        num_size_changes: size changes of the source that were scaled away.
+    """
+
+    name: str
+    is_new: bool
+    num_frames: int
+    seconds: float
+    width_px: int
+    height_px: int
+    size_bytes: int
+    num_size_changes: int
+
+    @classmethod
+    def of(cls, entry: EncodedEntry, *, is_new: bool) -> EncodeRecord:
+        """Describe an entry."""
+        info = entry.manifest.info
+        return cls(
+            name=entry.name,
+            is_new=is_new,
+            num_frames=info["num_frames"],
+            seconds=info["num_frames"] / entry.manifest.config["fps"],
+            width_px=info["width_px"],
+            height_px=info["height_px"],
+            size_bytes=entry.manifest.files[f"{entry.name}.mp4"].size_bytes,
+            num_size_changes=info["num_size_changes"],
+        )
+
+
+def encode_video(
+    source: Path,
+    cache: Cache,
+    config: EncodeConfig,
+    *,
+    known: dict[Path, EncodedEntry] | None = None,
+    force: bool = False,
+    on_progress: OnProgress = lambda done, total: None,
+) -> EncodeRecord:
+    """Encode one video into the cache, unless a finished entry of the same content and settings is there.
+
+    Args:
+        source: a video file.
+        cache: where the entry goes.
+        config: how to encode.
+        known: entries by source path: a file whose size and time are those of its entry is not hashed again.
+        force: encode in any case; the source is hashed afresh.
+        on_progress: called with (seconds done, seconds in all or 0 if unknown).
+
+    Raises:
+        VideoError: the video cannot be used.
+        StorageError: the cache cannot be written.
+    """
+    path = source.resolve()
+    content = _source_record(path, None if force else (known or {}).get(path))
+    key = fingerprint("encode", ENCODED_SCHEMA, content["sha256"], config.to_dict())
+    name = entry_name(path.stem, key)
+    if not force and (entry := _finished(cache, name)) is not None:
+        return EncodeRecord.of(entry, is_new=False)
+    with cache.workspace() as folder:
+        video = folder / f"{name}.mp4"
+        info = transcode(path, video, config, on_progress=on_progress)
+        spans = read_gop_spans(video)
+        _check_gops(path, spans, info, config)
+        manifest = Manifest(
+            kind="encoded",
+            schema=ENCODED_SCHEMA,
+            fingerprint=key,
+            upstream="",
+            source=content,
+            config=config.to_dict(),
+            info=_info(info, spans),
+            versions=library_versions(),
+            files=record_files(folder, [video]),
+        )
+        _commit(cache, video, manifest, name)
+    return EncodeRecord.of(EncodedEntry(name=name, folder=cache.encoded_folder, manifest=manifest), is_new=True)
+
+
+def _source_record(path: Path, entry: EncodedEntry | None) -> dict[str, Any]:
+    """Describe the source file; its hash is taken from an entry made from it if size and time are unchanged."""
+    try:
+        stat = path.stat()
+        record: dict[str, Any] = {"path": str(path), "size_bytes": stat.st_size, "mtime_ns": stat.st_mtime_ns}
+        if entry is not None and all(entry.manifest.source.get(field) == value for field, value in record.items()):
+            return record | {"sha256": entry.manifest.source["sha256"]}
+        return record | {"sha256": sha256_file(path)}
+    except OSError as error:
+        raise VideoError(f"{path}: cannot be read: {error.strerror or error}") from error
+
+
+def _finished(cache: Cache, name: str) -> EncodedEntry | None:
+    """Return a usable entry; one that is damaged counts as missing and is made again."""
+    try:
+        entry = cache.encoded_entry(name)
+        if entry is not None:
+            entry.check()
+    except CopeError:
+        return None
+    return entry
+
+
+def _check_gops(path: Path, spans: list[GopSpan], info: TranscodeInfo, config: EncodeConfig) -> None:
+    """Hold the encoder to its word: an I-frame every `gop_frames` frames and nowhere else."""
+    expected = [
+        min(config.gop_frames, info.num_frames - start) for start in range(0, info.num_frames, config.gop_frames)
+    ]
+    found = [span.num_frames for span in spans]
+    if found != expected:
+        raise VideoError(f"{path}: the encoder made GOPs of {found[:5]} frames, expected {expected[:5]}")
+
+
+def _info(info: TranscodeInfo, spans: list[GopSpan]) -> dict[str, object]:
+    return {
+        "num_frames": info.num_frames,
+        "num_gops": len(spans),
+        "width_px": info.size.width,
+        "height_px": info.size.height,
+        "source_codec": info.source_codec,
+        "source_width_px": info.source_size.width,
+        "source_height_px": info.source_size.height,
+        "source_start_seconds": info.source_start_seconds,
+        "num_source_frames": info.num_source_frames,
+        "num_size_changes": info.num_size_changes,
+        "rotation_degrees": info.rotation_degrees,
+    }
+
+
+def _commit(cache: Cache, video: Path, manifest: Manifest, name: str) -> None:
+    """Put the video in place, its manifest last; a manifest of an older file is taken away first."""
+    target = cache.encoded_folder / f"{name}.mp4"
+    manifest_path = target.with_suffix(".json")
+    try:
+        cache.encoded_folder.mkdir(parents=True, exist_ok=True)
+        sync_file(video)
+        manifest_path.unlink(missing_ok=True)
+        video.replace(target)
+        manifest.write(manifest_path)
+    except OSError as error:
+        raise StorageError(f"{target}: cannot be written: {error}", "Free some space and run it again.") from error
+
+
+def encode_batch(
+    paths: Iterable[Path], cache_root: Path, config: EncodeConfig, *, workers: int = 0, force: bool = False
+) -> Batch[EncodeRecord]:
+    """Prepare the encoding of all videos named by these paths; folders are searched.
+
+    Args:
+        paths: files and folders.
+        cache_root: the cache folder.
+        config: how to encode.
+        workers: processes at a time; 0 means one per core.
+        force: encode also what is done.
+    """
+    cache = Cache(cache_root)
+    cache.clean()
+    videos, errors = find_videos(paths, exclude=cache_root)
+    entries, _ = cache.usable_encoded()
+    known = {entry.source_path: entry for entry in entries}
+    work = partial(_encode_item, cache_root=cache_root, config=config, known=known, force=force)
+    return Batch(items=[str(video) for video in videos], work=work, workers=workers, errors=errors)
+
+
+def _encode_item(
+    item: str,
+    report: OnProgress,
+    *,
+    cache_root: Path,
+    config: EncodeConfig,
+    known: dict[Path, EncodedEntry],
+    force: bool,
+) -> EncodeRecord:
+    return encode_video(Path(item), Cache(cache_root), config, known=known, force=force, on_progress=report)

@@ -1,0 +1,291 @@
+"""The Delta-encoder: a P slot's motion field and residual become a few Delta-tokens (sections 3.2 and B).
+
+```
+motion   (P, 2, G, G)  normalise -> 16 x 16 patches -> 2-layer MLP  -> + positions, queries -> transformer -> 4 tokens
+residual (P, G, G, 3)  / 255     -> ResNet-18 trunk -> 1 x 1 linear -> + positions, queries -> transformer -> 4 tokens
+```
+
+The Delta-tokens live in the vision encoder's space (`out_width`); the language model sees them through the same
+projector as the vision tokens. Where the paper is silent (inner width, positions, normalisation) the choices are
+those of SPEC section 3.
+
+Legend: P P-slots, G grid side in pixels, h patches per side, K queries, D inner width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from cope_cli.errors import UsageError
+from cope_cli.model.resnet import STAGES_OF_STRIDE, ResNetTrunk
+from cope_cli.model.transformer import PreNormTransformer, check_transformer, learned_tokens
+
+MotionNormalisation = Literal["fixed", "per_frame"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeltaEncoderConfig:
+    """Sizes of a Delta-encoder and how it reads motion.
+
+    Attributes:
+        grid_px: side G of the square grid of motion and residual, in pixels.
+        patch_px: side of a patch, in pixels: 8, 16 or 32, the strides a ResNet-18 has.
+        width: inner width of both branches.
+        depth: transformer layers per branch.
+        heads: attention heads.
+        mlp_ratio: hidden width of a layer's MLP over `width`.
+        num_motion_tokens: queries of the motion branch.
+        num_residual_tokens: queries of the residual branch.
+        out_width: width d of the Delta-tokens, that of the vision encoder.
+        trunk_width: channels of the ResNet's stem.
+        motion_normalisation: "fixed" divides by `max_displacement`; "per_frame" is min-max over each field.
+        max_displacement: displacement that becomes 1 under "fixed", as a fraction of the frame's side.
+    """
+
+    grid_px: int = 224
+    patch_px: int = 16
+    width: int = 324
+    depth: int = 4
+    heads: int = 9
+    mlp_ratio: int = 4
+    num_motion_tokens: int = 4
+    num_residual_tokens: int = 4
+    out_width: int = 1152
+    trunk_width: int = 64
+    motion_normalisation: MotionNormalisation = "fixed"
+    max_displacement: float = 0.5
+
+    def __post_init__(self) -> None:
+        for name in ("num_motion_tokens", "num_residual_tokens", "out_width", "trunk_width", "grid_px"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}: it must be at least 1")
+        check_transformer(self.width, self.depth, self.heads, self.mlp_ratio)
+        if self.patch_px not in STAGES_OF_STRIDE:
+            raise ValueError(f"patch_px is {self.patch_px}: it must be one of {sorted(STAGES_OF_STRIDE)}")
+        if self.grid_px % self.patch_px:
+            raise UsageError(f"grid_px is {self.grid_px}: it must be a multiple of patch_px {self.patch_px}")
+        if self.motion_normalisation not in get_args(MotionNormalisation):
+            raise UsageError(
+                f"motion_normalisation is {self.motion_normalisation!r}: "
+                f"it must be one of {', '.join(get_args(MotionNormalisation))}"
+            )
+        if not 0 < self.max_displacement <= 1:
+            raise UsageError(f"max_displacement is {self.max_displacement}: it must be above 0 and at most 1")
+
+    @property
+    def patches_per_side(self) -> int:
+        """Patches along one side of the grid (14)."""
+        return self.grid_px // self.patch_px
+
+    @property
+    def num_tokens(self) -> int:
+        """Delta-tokens per P slot (8)."""
+        return self.num_motion_tokens + self.num_residual_tokens
+
+    @classmethod
+    def preset(cls, name: str, **changes: Any) -> DeltaEncoderConfig:
+        """Return a named configuration, with some fields changed.
+
+        `paper`: 14.1 M parameters, within the paper's "< 15 M". `wide`: its literal inner width of 1152, 133 M.
+        `small`: for the small model that cope builds without a download.
+
+        Raises:
+            UsageError: no such preset.
+        """
+        if name not in PRESETS:
+            raise UsageError(f"no Delta-encoder preset {name!r}: there are {', '.join(PRESETS)}")
+        return cls(**{**PRESETS[name], **changes})
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as plain JSON values."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> DeltaEncoderConfig:
+        """Build a configuration from `to_dict`'s result.
+
+        Raises:
+            ValueError: a field is missing, unknown, or has a value that cannot be used.
+        """
+        expected = {field.name for field in fields(cls)}
+        if set(values) != expected:
+            missing, unknown = sorted(expected - set(values)), sorted(set(values) - expected)
+            raise ValueError(f"Delta-encoder configuration: missing fields {missing}, unknown fields {unknown}")
+        return cls(**values)
+
+
+PRESETS: Mapping[str, Mapping[str, int]] = {
+    "paper": {},
+    "wide": {"width": 1152},
+    "small": {"width": 96, "depth": 2, "heads": 4, "out_width": 96, "trunk_width": 16},
+}
+
+
+def normalise_motion(
+    motion_half_px: Tensor,
+    frame_size_px: Tensor,
+    *,
+    normalisation: MotionNormalisation = "fixed",
+    max_displacement: float = 0.5,
+) -> Tensor:
+    """Bring a motion field into [-1, 1]; the sign stays that of Eq. 1 (current minus reference position).
+
+    Args:
+        motion_half_px: (P, 2, G, G), displacement (x, y) in half-pixels of the encoded stream.
+        frame_size_px: (P, 2), width and height of the encoded stream in pixels.
+        normalisation: "fixed": fraction of the frame's side over `max_displacement`, clipped, so that the stream's
+            size does not matter. "per_frame": min-max over both components of each field, as the paper words it; a
+            field without any difference, such as a still frame's, becomes 0.
+        max_displacement: fraction of the frame's side that becomes 1.
+
+    Returns:
+        (P, 2, G, G), float32.
+    """
+    motion_px = motion_half_px.float() / 2
+    if normalisation == "fixed":
+        return (motion_px / frame_size_px[:, :, None, None] / max_displacement).clamp(-1, 1)
+    low, high = motion_px.amin((1, 2, 3), keepdim=True), motion_px.amax((1, 2, 3), keepdim=True)
+    spread = high - low  # a multiple of half a pixel, so the bound below only keeps 0 / 0 away
+    return torch.where(spread > 0, (motion_px - low) * 2 / spread.clamp(min=0.5) - 1, 0.0)
+
+
+class MotionPatches(nn.Module):
+    """Patches of the normalised field, each 16 * 16 * 2 = 512 numbers, through a 2-layer MLP with shared weights."""
+
+    def __init__(self, config: DeltaEncoderConfig) -> None:
+        super().__init__()
+        self.patch_px = config.patch_px
+        self.mlp = nn.Sequential(
+            nn.Linear(2 * config.patch_px**2, config.width), nn.GELU(), nn.Linear(config.width, config.width)
+        )
+
+    def forward(self, motion: Tensor) -> Tensor:
+        """Map (P, 2, G, G) to patch features (P, h, h, D)."""
+        features: Tensor = self.mlp(functional.pixel_unshuffle(motion, self.patch_px).permute(0, 2, 3, 1))
+        return features
+
+
+class ResidualPatches(nn.Module):
+    """The ResNet trunk's feature map, projected to the inner width."""
+
+    def __init__(self, config: DeltaEncoderConfig) -> None:
+        super().__init__()
+        self.trunk = ResNetTrunk(stem_width=config.trunk_width, stride=config.patch_px)
+        self.projection = nn.Linear(self.trunk.channels_out, config.width)
+
+    def forward(self, residual: Tensor) -> Tensor:
+        """Map (P, 3, G, G) to patch features (P, h, h, D)."""
+        features: Tensor = self.projection(self.trunk(residual).permute(0, 2, 3, 1))
+        return features
+
+
+class DeltaBranch(nn.Module):
+    """Patches and queries through a transformer; the queries' outputs, projected up, are the tokens."""
+
+    def __init__(self, config: DeltaEncoderConfig, patches: nn.Module, num_queries: int) -> None:
+        super().__init__()
+        side = config.patches_per_side
+        self.patches = patches
+        self.positions = learned_tokens(side, side, config.width)
+        self.queries = learned_tokens(num_queries, config.width)
+        self.transformer = PreNormTransformer(
+            width=config.width, depth=config.depth, heads=config.heads, mlp_ratio=config.mlp_ratio
+        )
+        self.up_projection: nn.Module = nn.Identity()
+        if config.width != config.out_width:
+            self.up_projection = nn.Linear(config.width, config.out_width)
+
+    def forward(self, field: Tensor) -> Tensor:
+        """Map (P, C, G, G) to tokens (P, K, `out_width`)."""
+        features = self.patches(field)
+        features = features + positions_for(self.positions, features.shape[1]).to(features.dtype)
+        queries = self.queries.to(features.dtype).expand(len(field), -1, -1)
+        tokens = torch.cat([features.flatten(1, 2), queries], dim=1)
+        output: Tensor = self.up_projection(self.transformer(tokens, slice(-len(self.queries), None)))
+        return output
+
+
+def positions_for(positions: Tensor, side: int) -> Tensor:
+    """Return position embeddings for a grid of `side` x `side` patches, interpolated (bicubic) if it differs.
+
+    Args:
+        positions: (h, h, D), learned.
+        side: patches per side of the grid at hand.
+
+    Returns:
+        (side, side, D).
+    """
+    if positions.shape[0] == side:
+        return positions
+    planes = positions.permute(2, 0, 1)[None].float()
+    resized = functional.interpolate(planes, (side, side), mode="bicubic", align_corners=False)
+    return resized[0].permute(1, 2, 0).to(positions.dtype)
+
+
+class DeltaEncoder(nn.Module):
+    """Motion branch and residual branch (section 3.2)."""
+
+    def __init__(self, config: DeltaEncoderConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.motion_branch = DeltaBranch(config, MotionPatches(config), config.num_motion_tokens)
+        self.residual_branch = DeltaBranch(config, ResidualPatches(config), config.num_residual_tokens)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type of the weights, which the inputs are turned into."""
+        return self.motion_branch.queries.dtype
+
+    def num_parameters(self) -> int:
+        """Return the number of parameters, positions included."""
+        return sum(parameter.numel() for parameter in self.parameters())
+
+    def forward(self, motion_half_px: Tensor, residual: Tensor, frame_size_px: Tensor) -> Tensor:
+        """Turn primitives into Delta-tokens.
+
+        Args:
+            motion_half_px: (P, 2, G, G) int16, fused displacement (x, y) in half-pixels of the encoded stream. G may
+                be any multiple of `patch_px`; the positions are interpolated if it is not `grid_px`.
+            residual: (P, G, G, 3) int16 in [-255, 255], RGB.
+            frame_size_px: (P, 2) int, width and height of the encoded stream.
+
+        Returns:
+            (P, K_motion + K_residual, `out_width`): motion tokens first.
+
+        Raises:
+            ValueError: the shapes do not fit each other or the patches.
+        """
+        self._check(motion_half_px, residual, frame_size_px)
+        if len(motion_half_px) == 0:
+            return self.motion_branch.queries.new_zeros((0, self.config.num_tokens, self.config.out_width))
+        motion = normalise_motion(
+            motion_half_px,
+            frame_size_px,
+            normalisation=self.config.motion_normalisation,
+            max_displacement=self.config.max_displacement,
+        )
+        # No mean shift: a residual of zero, a perfect prediction, stays zero. Contiguous, because on channels-last
+        # input the backward pass of a narrow 1 x 1 convolution corrupts memory (torch 2.13 with oneDNN on CPU).
+        scaled = residual.permute(0, 3, 1, 2).float().contiguous() / 255
+        return torch.cat(
+            [self.motion_branch(motion.to(self.dtype)), self.residual_branch(scaled.to(self.dtype))], dim=1
+        )
+
+    def _check(self, motion_half_px: Tensor, residual: Tensor, frame_size_px: Tensor) -> None:
+        """Refuse inputs whose shapes do not belong together."""
+        num_slots, side = motion_half_px.shape[0], motion_half_px.shape[-1]
+        for name, found, expected in (
+            ("motion", motion_half_px, [num_slots, 2, side, side]),
+            ("residual", residual, [num_slots, side, side, 3]),
+            ("frame_size_px", frame_size_px, [num_slots, 2]),
+        ):
+            if list(found.shape) != expected:
+                raise ValueError(f"{name} has shape {list(found.shape)}, expected {expected}")
+        if side % self.config.patch_px:
+            raise ValueError(f"grid of {side} pixels: not a multiple of patch_px {self.config.patch_px}")

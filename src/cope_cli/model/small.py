@@ -1,0 +1,106 @@
+"""A small seeded model with the same parts, the same code path and the same files as a large one.
+
+It has random weights: for tests, demonstrations and as a start for training on a machine without downloads. About
+1.9 M parameters; 49 RGB tokens and 7 newlines per RGB slot, because its vision encoder sees 112 x 112 pixels.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from cope_cli.model.delta_encoder import DeltaEncoder, DeltaEncoderConfig
+from cope_cli.model.videolm import VideoLM
+
+END_OF_TEXT, TURN_START, TURN_END, IMAGE = "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<image>"
+SPECIAL_TOKENS = (END_OF_TEXT, TURN_START, TURN_END, IMAGE)
+CONTEXT_TOKENS = 8192
+
+# ChatML as Qwen2 writes it, default system prompt included.
+CHAT_TEMPLATE = (
+    "{% for message in messages %}"
+    "{% if loop.first and messages[0]['role'] != 'system' %}"
+    "{{ '<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n' }}"
+    "{% endif %}"
+    "{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n' }}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+
+
+def build_small_tokenizer() -> Any:
+    """Return a byte-level tokenizer: one token per byte (ids 0 to 255), then the four special tokens of ChatML."""
+    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE(vocab={symbol: index for index, symbol in enumerate(alphabet)}, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in SPECIAL_TOKENS])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        eos_token=TURN_END,
+        pad_token=END_OF_TEXT,
+        chat_template=CHAT_TEMPLATE,
+        model_max_length=CONTEXT_TOKENS,
+        padding_side="left",
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def _base_config(tokenizer: Any) -> Any:
+    """Return the configuration of the small LlavaOnevision model."""
+    from transformers import LlavaOnevisionConfig, Qwen2Config, SiglipVisionConfig
+
+    vision = SiglipVisionConfig(
+        image_size=112,
+        patch_size=8,
+        hidden_size=96,
+        intermediate_size=256,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        vision_use_head=False,
+    )
+    text = Qwen2Config(
+        vocab_size=len(tokenizer),
+        hidden_size=128,
+        intermediate_size=384,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=CONTEXT_TOKENS,
+        rope_theta=10000.0,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    image_token = tokenizer.convert_tokens_to_ids(IMAGE)
+    return LlavaOnevisionConfig(
+        vision_config=vision, text_config=text, image_token_index=image_token, video_token_index=image_token
+    )
+
+
+def build_small_videolm(seed: int = 0, grid_px: int = 224) -> tuple[VideoLM, Any]:
+    """Build the small model and its tokenizer.
+
+    Args:
+        seed: decides every weight; the caller's random state is neither read nor changed.
+        grid_px: side of the motion and residual grid, a multiple of 16.
+
+    Returns:
+        The model in evaluation mode on the CPU, in float32, and the tokenizer.
+    """
+    from transformers import GenerationConfig, LlavaOnevisionForConditionalGeneration
+
+    tokenizer = build_small_tokenizer()
+    delta_config = DeltaEncoderConfig.preset("small", grid_px=grid_px)
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        base = LlavaOnevisionForConditionalGeneration(_base_config(tokenizer))
+        model = VideoLM(base, DeltaEncoder(delta_config))
+    base.generation_config = GenerationConfig(
+        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, do_sample=False
+    )
+    return model.eval(), tokenizer

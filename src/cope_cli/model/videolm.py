@@ -1,0 +1,381 @@
+"""The video language model: LlavaOnevision's parameters plus a Delta-encoder, inputs assembled from a token plan.
+
+`base` is transformers' LlavaOnevisionForConditionalGeneration, used for its parts only: its own multimodal forward
+has one newline at the end of a video (LLaVA-Video: one per grid row) and knows no Delta-tokens. So the embeddings
+are put together here and passed on as `inputs_embeds`.
+
+```
+rgb    -> vision tower -> projector -> bilinear pooling -> RGB tokens ---+
+motion,                                                                  +-> scattered by token kind -> Qwen2
+residual -> Delta-encoder -> projector -----------------> Delta-tokens --+
+```
+
+Covered: SigLIP towers, one vision feature layer, grid newlines. Not covered, refused in `VideoLM`: CLIP-like towers
+with a class token, several feature layers.
+
+Legend: B batch, L tokens, N RGB frames, P P-slots, V vision input side, G grid side, M patches, D width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, fields, replace
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from cope_cli.errors import CheckpointError, UsageError
+from cope_cli.model.delta_encoder import DeltaEncoder
+from cope_cli.model.token_plan import TokenCosts, TokenKind
+
+IGNORED_LABEL = -100
+
+
+@dataclass(frozen=True, kw_only=True)
+class VideoLMBatch:
+    """One batch. Frames and P slots stand in the order of their tokens, row by row over the batch.
+
+    Attributes:
+        input_ids: (B, L) int64; at visual positions any value.
+        token_kind: (B, L) uint8, values of `TokenKind`; padding is TEXT.
+        attention_mask: (B, L) int64, 0 for padding, on either side.
+        labels: (B, L) int64, -100 where no loss is wanted; None to generate.
+        rgb: (N, V, V, 3) uint8.
+        motion: (P, 2, G, G) int16, displacement (x, y) in half-pixels of the encoded stream.
+        residual: (P, G, G, 3) int16.
+        frame_size_px: (P, 2) int32, width and height of the encoded stream.
+        delta_mode: "zero" replaces the Delta-tokens by zeros and keeps their newlines (section H.3).
+    """
+
+    input_ids: Tensor
+    token_kind: Tensor
+    attention_mask: Tensor
+    labels: Tensor | None
+    rgb: Tensor
+    motion: Tensor
+    residual: Tensor
+    frame_size_px: Tensor
+    delta_mode: Literal["on", "zero"] = "on"
+
+    def __post_init__(self) -> None:
+        shape = self.input_ids.shape
+        for name in ("token_kind", "attention_mask", "labels"):
+            tensor = getattr(self, name)
+            if tensor is not None and tensor.shape != shape:
+                raise ValueError(f"{name} has shape {list(tensor.shape)}, input_ids has {list(shape)}")
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> VideoLMBatch:
+        """Return the batch with every tensor on `device`."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        moved: dict[str, Any] = {
+            name: value.to(device, non_blocking=non_blocking)
+            for name, value in values.items()
+            if isinstance(value, Tensor)
+        }
+        return replace(self, **moved)
+
+
+class VideoLMOutput(NamedTuple):
+    """What `VideoLM.forward` returns; a tuple, because FSDP and Trainer look inside tuples only.
+
+    Attributes:
+        loss: float32 scalar; None without labels.
+        logits: with labels (T, vocabulary), for the T positions that predict a label, row by row over the batch;
+            without labels (B, L, vocabulary).
+    """
+
+    loss: Tensor | None
+    logits: Tensor
+
+
+class VideoLM(nn.Module):
+    """A vision tower, a projector, a language model and a Delta-encoder.
+
+    Args:
+        base: a LlavaOnevisionForConditionalGeneration with a SigLIP tower.
+        delta_encoder: None for a model that sees RGB slots only.
+
+    Parameters of the vision tower that nothing reads (layers after the feature layer, post-layernorm, pooling head)
+    are frozen: they never get a gradient, which distributed training would wait for.
+
+    Raises:
+        CheckpointError: the vision tower is of another kind, or the Delta-encoder's width does not fit it.
+    """
+
+    def __init__(self, base: Any, delta_encoder: DeltaEncoder | None) -> None:
+        super().__init__()
+        _check_base(base.config)
+        vision_width = base.config.vision_config.hidden_size
+        if delta_encoder is not None and delta_encoder.config.out_width != vision_width:
+            raise CheckpointError(
+                f"the Delta-encoder gives tokens of width {delta_encoder.config.out_width}, "
+                f"the vision encoder's width is {vision_width}",
+                "Build or pre-train a Delta-encoder for this vision encoder.",
+            )
+        self.base = base
+        self.delta_encoder = delta_encoder
+        read = {id(parameter) for parameter in self.vision_parameters()}
+        for parameter in base.model.vision_tower.parameters():
+            if id(parameter) not in read:
+                parameter.requires_grad_(False)
+
+    @property
+    def vision_size_px(self) -> int:
+        """Side V of the vision encoder's input."""
+        return int(self.base.config.vision_config.image_size)
+
+    @property
+    def patches_per_side(self) -> int:
+        """Vision tokens along one side of a frame, before pooling."""
+        return self.vision_size_px // int(self.base.config.vision_config.patch_size)
+
+    @property
+    def context_tokens(self) -> int:
+        """Longest sequence that the language model takes."""
+        return int(self.base.config.text_config.max_position_embeddings)
+
+    @property
+    def token_costs(self) -> TokenCosts:
+        """Tokens per slot. Without a Delta-encoder those of a P slot are the paper's; plan without P slots then."""
+        side = -(-self.patches_per_side // 2)
+        if self.delta_encoder is None:
+            return TokenCosts(grid_rows=side, grid_cols=side)
+        config = self.delta_encoder.config
+        return TokenCosts(
+            grid_rows=side,
+            grid_cols=side,
+            num_motion_tokens=config.num_motion_tokens,
+            num_residual_tokens=config.num_residual_tokens,
+        )
+
+    def vision_parameters(self) -> Iterator[nn.Parameter]:
+        """Yield the vision tower's parameters that the features depend on; the others stay frozen."""
+        yield from self.base.model.vision_tower.embeddings.parameters()
+        for layer in self._vision_layers():
+            yield from layer.parameters()
+
+    def _vision_layers(self) -> Any:
+        """Return the encoder layers up to the one whose output is read."""
+        layers = self.base.model.vision_tower.encoder.layers
+        index = self.base.config.vision_feature_layer  # into hidden_states, which starts with the embeddings
+        return layers[: index if index >= 0 else len(layers) + 1 + index]
+
+    def vision_tokens(self, rgb: Tensor) -> Tensor:
+        """Return what the projector reads: the feature layer's output, before post-layernorm.
+
+        Args:
+            rgb: (N, V, V, 3) uint8.
+
+        Returns:
+            (N, M, D_vision).
+
+        Raises:
+            ValueError: the frames do not have the vision encoder's size.
+        """
+        size = self.vision_size_px
+        if tuple(rgb.shape[1:]) != (size, size, 3):
+            raise ValueError(f"rgb has shape {list(rgb.shape)}, expected [N, {size}, {size}, 3]")
+        tower = self.base.model.vision_tower
+        if len(rgb) == 0:
+            width = self.base.config.vision_config.hidden_size
+            return tower.embeddings.patch_embedding.weight.new_zeros((0, self.patches_per_side**2, width))
+        # SigLIP's preprocessing: to [0, 1], then mean 0.5 and standard deviation 0.5.
+        pixels = (rgb.permute(0, 3, 1, 2).float().contiguous() / 255 - 0.5) / 0.5
+        tokens: Tensor = tower.embeddings(pixels)
+        for layer in self._vision_layers():
+            tokens = layer(tokens, None)
+        return tokens
+
+    def rgb_tokens(self, rgb: Tensor) -> Tensor:
+        """Return the RGB tokens of frames: projected, then pooled (bilinear) to half the side, rounded up.
+
+        Args:
+            rgb: (N, V, V, 3) uint8.
+
+        Returns:
+            (N, rows * cols, D_llm), row by row, without newlines.
+        """
+        projected = self.base.model.multi_modal_projector(self.vision_tokens(rgb))
+        if len(rgb) == 0:
+            return projected[:, : self.token_costs.grid_rows**2]
+        side, costs = self.patches_per_side, self.token_costs
+        planes = projected.transpose(1, 2).reshape(len(rgb), -1, side, side)
+        pooled = functional.interpolate(planes, (costs.grid_rows, costs.grid_cols), mode="bilinear")
+        return pooled.flatten(2).transpose(1, 2)
+
+    def delta_tokens(self, motion: Tensor, residual: Tensor, frame_size_px: Tensor) -> Tensor:
+        """Return the Delta-tokens of P slots, after the projector: (P, K_motion + K_residual, D_llm).
+
+        Raises:
+            CheckpointError: the model has no Delta-encoder.
+        """
+        if self.delta_encoder is None:
+            raise CheckpointError(
+                "the model has no Delta-encoder, but the input has P slots",
+                "Leave the P slots out, or use a model that was finetuned with Delta-tokens.",
+            )
+        projector = self.base.model.multi_modal_projector
+        tokens = self.delta_encoder(motion, residual, frame_size_px)
+        output: Tensor = projector(tokens.to(projector.linear_1.weight.dtype))
+        return output
+
+    def embed(self, batch: VideoLMBatch) -> Tensor:
+        """Return the language model's inputs (B, L, D_llm): text, RGB, Delta-tokens and newlines in their places.
+
+        Raises:
+            ValueError: `token_kind` asks for another number of features than the frames and P slots give.
+        """
+        text_ids = batch.input_ids.masked_fill(batch.token_kind != TokenKind.TEXT, 0)
+        embeddings: Tensor = self.base.get_input_embeddings()(text_ids)
+        newline = self.base.model.image_newline.to(embeddings.dtype)
+        embeddings = torch.where((batch.token_kind == TokenKind.NEWLINE)[..., None], newline, embeddings)
+        embeddings = _scatter(embeddings, batch.token_kind, TokenKind.RGB, self.rgb_tokens(batch.rgb))
+        return _scatter(embeddings, batch.token_kind, TokenKind.DELTA, self._shown_delta_tokens(batch))
+
+    def _shown_delta_tokens(self, batch: VideoLMBatch) -> Tensor:
+        """Return the batch's Delta-tokens under its mode; "zero" acts after the projector, which has a bias."""
+        if self.delta_encoder is not None and batch.delta_mode == "zero":
+            shape = (len(batch.motion), self.delta_encoder.config.num_tokens, len(self.base.model.image_newline))
+            return torch.zeros(shape, device=batch.motion.device)
+        if self.delta_encoder is None and len(batch.motion) == 0:
+            return torch.zeros((0, len(self.base.model.image_newline)), device=batch.input_ids.device)
+        return self.delta_tokens(batch.motion, batch.residual, batch.frame_size_px)
+
+    def forward(self, batch: VideoLMBatch, num_items_in_batch: Tensor | int | None = None) -> VideoLMOutput:
+        """Run the model on a batch, from pixels to the loss.
+
+        Args:
+            batch: the inputs. With labels, every part of the model runs, on a zero-weighted dummy if the batch holds
+                nothing for it, so that all ranks of a distributed run do the same communication.
+            num_items_in_batch: divisor of the summed loss, for gradient accumulation and several ranks (Trainer's
+                name); None for this batch's number of labels.
+
+        Returns:
+            The next-token loss (section 3.3) and the logits.
+        """
+        embeddings = self.embed(batch)
+        if batch.labels is not None:
+            embeddings = embeddings + self._dummy(batch).to(embeddings.dtype)
+        positions = (batch.attention_mask.long().cumsum(-1) - 1).clamp(min=0)
+        hidden = self.base.model.language_model(
+            inputs_embeds=embeddings, attention_mask=batch.attention_mask, position_ids=positions, use_cache=False
+        ).last_hidden_state
+        if batch.labels is None:
+            return VideoLMOutput(loss=None, logits=self.base.lm_head(hidden))
+        labels = batch.labels[:, 1:]
+        wanted = labels != IGNORED_LABEL
+        logits = self.base.lm_head(hidden[:, :-1][wanted])
+        total = functional.cross_entropy(logits.float(), labels[wanted], reduction="sum")
+        divisor = max(len(logits), 1) if num_items_in_batch is None else num_items_in_batch
+        return VideoLMOutput(loss=total / divisor, logits=logits)
+
+    def _dummy(self, batch: VideoLMBatch) -> Tensor:
+        """Return 0, computed through the parts of the model for which the batch has no input."""
+        device, total = batch.input_ids.device, torch.zeros((), device=batch.input_ids.device)
+        if len(batch.rgb) == 0:
+            frame = torch.zeros((1, self.vision_size_px, self.vision_size_px, 3), dtype=torch.uint8, device=device)
+            total = total + 0.0 * self.rgb_tokens(frame).float().mean()
+        if self.delta_encoder is not None and (len(batch.motion) == 0 or batch.delta_mode == "zero"):
+            side = self.delta_encoder.config.grid_px
+            motion = torch.zeros((1, 2, side, side), dtype=torch.int16, device=device)
+            residual = torch.zeros((1, side, side, 3), dtype=torch.int16, device=device)
+            size = torch.ones((1, 2), dtype=torch.int32, device=device)
+            total = total + 0.0 * self.delta_tokens(motion, residual, size).float().mean()
+        return total
+
+    @torch.no_grad()
+    def generate(
+        self,
+        batch: VideoLMBatch,
+        *,
+        max_new_tokens: int,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        streamer: Any = None,
+        **options: Any,
+    ) -> Tensor:
+        """Continue each sequence of a left-padded batch until the checkpoint's end token (``<|im_end|>``).
+
+        Args:
+            batch: the prompts; labels are not read.
+            max_new_tokens: upper bound per sequence.
+            temperature: 0 takes the likeliest token each time; above 0 draws.
+            top_p: with a temperature, draw from the likeliest tokens that reach this probability together.
+            streamer: transformers' streamer, fed with new tokens as they come.
+            options: further arguments of transformers' `generate`, such as a stopping criterion.
+
+        Returns:
+            (B, T) int64, the new tokens only, padded on the right.
+
+        Raises:
+            UsageError: the prompt and `max_new_tokens` exceed the model's context.
+            ValueError: the batch is padded on the right.
+        """
+        length = batch.input_ids.shape[1]
+        if not batch.attention_mask[:, -1].all():
+            raise ValueError("a batch to continue must be padded on the left: its last position is padding")
+        if length + max_new_tokens > self.context_tokens:
+            raise UsageError(
+                f"the prompt takes {length} tokens and the answer up to {max_new_tokens}, "
+                f"the model's context is {self.context_tokens}",
+                "Show fewer GOPs or fewer keyframes per GOP, or ask for a shorter answer.",
+            )
+        output: Tensor = self.base.generate(
+            inputs_embeds=self.embed(batch),
+            attention_mask=batch.attention_mask,
+            generation_config=_generation_config(max_new_tokens, temperature, top_p),
+            streamer=streamer,
+            **options,
+        )
+        return output
+
+
+def _check_base(config: Any) -> None:
+    """Refuse base models whose vision features are not a plain grid of patches."""
+    found = {
+        "vision_config.model_type": config.vision_config.model_type,
+        "vision_feature_select_strategy": config.vision_feature_select_strategy,
+        "type of vision_feature_layer": type(config.vision_feature_layer).__name__,
+    }
+    expected = dict(zip(found, ("siglip_vision_model", "full", "int"), strict=True))
+    for name, value in found.items():
+        if value != expected[name]:
+            raise CheckpointError(
+                f"base model: {name} is {value!r}, expected {expected[name]!r}",
+                "Use a LLaVA model with a SigLIP tower.",
+            )
+
+
+def _scatter(embeddings: Tensor, token_kind: Tensor, kind: TokenKind, features: Tensor) -> Tensor:
+    """Put feature rows into the positions of one kind, row by row over the batch.
+
+    Args:
+        embeddings: (B, L, D).
+        token_kind: (B, L).
+        kind: which positions.
+        features: (..., D), one row per position of that kind.
+    """
+    mask = token_kind == kind
+    rows = features.reshape(-1, embeddings.shape[-1])
+    num_positions = int(mask.sum())
+    if num_positions != len(rows):
+        raise ValueError(f"token_kind has {num_positions} {kind.name} positions, the inputs give {len(rows)} features")
+    return embeddings.masked_scatter(mask[..., None], rows.to(embeddings.dtype))
+
+
+def _generation_config(max_new_tokens: int, temperature: float, top_p: float) -> Any:
+    """Return settings that a checkpoint's own generation_config.json, often a sampling one, cannot change."""
+    from transformers import GenerationConfig
+
+    is_sampled = temperature > 0
+    return GenerationConfig(
+        max_new_tokens=max_new_tokens,
+        do_sample=is_sampled,
+        temperature=temperature if is_sampled else 1.0,
+        top_p=top_p if is_sampled else 1.0,
+        top_k=0 if is_sampled else 50,  # 50 is "not set" to transformers, which warns about anything else when greedy
+        repetition_penalty=1.0,
+        num_beams=1,
+    )

@@ -26,8 +26,9 @@ demo: install
 	$(COPE) encode sample_videos
 	$(COPE) extract --fusion 30 --frame-size 112 --store-frames all
 	$(COPE) cache verify
-	$(COPE) train pretrain --name demo-pretrain --force
-	$(COPE) train finetune --name demo-finetune --force --data sample_videos/qa.json
+	rm -rf $(DEMO)/runs
+	$(COPE) train pretrain
+	$(COPE) train finetune --data sample_videos/qa.json
 	$(COPE) ask sample_videos/red_circle_right_then_left.mp4 "What happened?"
 	$(COPE) ask sample_videos/camera_pan.mp4 "Which way does the camera move?"
 	$(COPE) bench --tokens

@@ -1,6 +1,7 @@
 """Manifests: what an entry is, what it was made from, and every file of it with size and hash.
 
-A manifest is written last; an entry without one does not exist. Its fields are listed in docs/cache-format.md.
+A manifest is written last; an entry without one does not exist. Its fields are listed in docs/cache-format.md. It holds
+its own SHA-256 too, so that a flipped bit in a size or a setting is no more believed than one in an array.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from cope_cli.errors import CacheCorruptError, CacheVersionError
 from cope_cli.files import canonical_json, sha256_file, write_json
 
 KEY_DIGITS = 8
+_SELF = "manifest_sha256"
 
 
 def fingerprint(stage: str, schema: int, source_sha256: str, config: Mapping[str, Any]) -> str:
@@ -28,7 +30,7 @@ def fingerprint(stage: str, schema: int, source_sha256: str, config: Mapping[str
         config: every setting that changes the bytes.
     """
     key = {"stage": stage, "schema": schema, "source_sha256": source_sha256, "config": dict(config)}
-    return hashlib.sha256(canonical_json(key).encode()).hexdigest()
+    return _sha256_of(key)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +74,8 @@ class Manifest:
 
     def write(self, path: Path) -> None:
         """Write the manifest, whole or not at all."""
-        write_json(path, asdict(self))
+        data = asdict(self)
+        write_json(path, data | {_SELF: _sha256_of(data)})
 
     @classmethod
     def read(cls, path: Path, *, kind: str, schema: int) -> Manifest:
@@ -80,7 +83,7 @@ class Manifest:
 
         Raises:
             CacheVersionError: another schema version; both are named.
-            CacheCorruptError: not a manifest of that kind.
+            CacheCorruptError: not a manifest of that kind, or one that was changed.
         """
         again = "Remove it with `cope cache prune` and run its stage again."
         try:
@@ -92,6 +95,8 @@ class Manifest:
             raise CacheCorruptError(f"{path}: a manifest of kind {found_kind!r}, expected {kind!r}", again)
         if found_schema != schema:
             raise CacheVersionError(f"{path}: schema version {found_schema} found, version {schema} expected", again)
+        if data.pop(_SELF, None) != _sha256_of(data):
+            raise CacheCorruptError(f"{path}: its SHA-256 differs from the one it states: it was changed", again)
         try:
             files = {name: FileRecord(**record) for name, record in data.pop("files").items()}
             manifest = cls(**data, files=files)
@@ -125,6 +130,10 @@ class Manifest:
 
 
 _AGAIN = "Run the stage that made it again with --force."
+
+
+def _sha256_of(value: Mapping[str, Any]) -> str:
+    return hashlib.sha256(canonical_json(value).encode()).hexdigest()
 
 
 def record_files(folder: Path, names: Iterable[Path]) -> dict[str, FileRecord]:

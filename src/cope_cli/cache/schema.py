@@ -17,7 +17,7 @@ from zarr.codecs import BloscCodec, BytesCodec, Crc32cCodec
 
 SHARD_GOPS = 16
 #: A shard is buffered in memory before it is written; this bounds it where windows are short or grids large.
-SHARD_BYTES = 36 * 2**20
+SHARD_BYTES = 16 * 2**20
 
 blosc.use_threads = False  # cope scales with processes; blosc would add threads of its own to each
 

@@ -23,6 +23,7 @@ from cope_cli.errors import CacheCorruptError, CopeError, EntryNotFoundError
 
 MANIFEST = "manifest.json"
 _MAX_NAME = 80
+_RENAMED = "Was it renamed? Remove it and run its stage again."
 
 
 def entry_name(stem: str, fingerprint: str) -> str:
@@ -119,6 +120,10 @@ class Cache:
             return None
         manifest = Manifest.read(path, kind="encoded", schema=ENCODED_SCHEMA)
         _check_key(path, name, manifest)
+        if set(manifest.files) != {f"{name}.mp4"}:
+            raise CacheCorruptError(
+                f"{path}: its manifest is of {', '.join(manifest.files)}, not of {name}.mp4", _RENAMED
+            )
         return EncodedEntry(name=name, folder=self.encoded_folder, manifest=manifest)
 
     def primitives_entry(self, name: str) -> PrimitivesEntry | None:
@@ -189,7 +194,7 @@ def _check_key(path: Path, name: str, manifest: Manifest) -> None:
     if not name.endswith(f"-{manifest.fingerprint[:KEY_DIGITS]}"):
         raise CacheCorruptError(
             f"{path}: its name does not end with its manifest's fingerprint, {manifest.fingerprint[:KEY_DIGITS]}",
-            "Was it renamed? Remove it and run its stage again.",
+            _RENAMED,
         )
 
 

@@ -77,7 +77,7 @@ def _is_dead(tmp: Path, path: Path) -> bool:
     lock = FileLock(lock_file)
     try:
         lock.acquire(timeout=0)
-    except Timeout:
+    except (Timeout, OSError):  # held, or in a cache that cannot be written
         return False
     lock.release()
     return True

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import av
 import numpy as np
+from av.sidedata.sidedata import SideDataContainer
 from numpy.typing import NDArray
 
 from cope_cli.codec.colour import Colour, Picture
@@ -113,7 +114,9 @@ def _check_frame(path: Path, index: int, frame: av.VideoFrame, size: FrameSize) 
 
 
 def _vectors_of(frame: av.VideoFrame) -> NDArray[np.void] | None:
-    side_data = frame.side_data.get("MOTION_VECTORS")
+    # Not `frame.side_data`: the frame would keep it, it keeps the frame, and such cycles hold hundreds of megabytes of
+    # pictures until the garbage collector comes round.
+    side_data = SideDataContainer(frame).get("MOTION_VECTORS")  # type: ignore[call-arg]  # the stub has no __init__
     if side_data is None:
         return None
     records: NDArray[np.void] = side_data.to_ndarray()

@@ -10,22 +10,21 @@ Measured traps, each held by a test: without `sc_threshold` the encoder puts I-f
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import Any, cast
 
 import av
 import numpy as np
+from av.stream import Disposition
 
 from cope_cli.codec.colour import is_known_matrix
 from cope_cli.codec.fusion import FrameSize
 from cope_cli.config import EncodeConfig
 from cope_cli.errors import CopeError, StorageError, VideoError
-
-if TYPE_CHECKING:
-    from collections.abc import Buffer
 
 OnSeconds = Callable[[float, float], None]
 
@@ -34,7 +33,12 @@ _QUALITY_UNIT = 118
 _NO_SCENE_CUT = "1000000000"
 #: A gap between two frames above this is a broken timestamp: filling it would write hours of one picture.
 MAX_GAP_SECONDS = 600.0
+#: A step back between two frames above this is a new recording; below, it is a frame out of order, which is dropped.
+MAX_STEP_BACK_SECONDS = 0.5
 _UNSPECIFIED = 2
+#: FFmpeg's colour-space number -> the primaries and transfer that go with it. The mp4 writer drops the matrix unless
+#: all three are stated, and the pixels would then be read with another matrix.
+_USUAL_WITH = {1: (1, 1), 5: (5, 6), 6: (6, 6), 7: (7, 7), 9: (9, 14)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,13 +103,21 @@ class _Source:
         return self.container.duration / av.time_base if self.container.duration else 0.0
 
     def frames(self) -> Iterator[av.VideoFrame]:
-        """Decode, give frames without a timestamp one, and refuse a gap that no video has."""
+        """Decode, give frames without a timestamp or a length one, and refuse a gap that no video has.
+
+        Where the timestamps step back, a recording begins anew (two files joined): it follows the frame before it.
+        """
         step = round(1 / (self.stream.average_rate or 25) / self.time_base) or 1
-        size, pts = None, 0
+        size, pts, shift = None, 0, 0
         for frame in self.container.decode(self.stream):
             if frame.pts is None:
                 frame.pts = 0 if self.num_frames == 0 else pts + step
                 frame.time_base = self.time_base
+            else:
+                if self.num_frames and (pts - frame.pts - shift) * self.time_base > MAX_STEP_BACK_SECONDS:
+                    shift = pts + step - frame.pts
+                frame.pts += shift
+            frame.duration = frame.duration or step
             seconds = float(frame.pts * (frame.time_base or self.time_base))
             if self.num_frames == 0:
                 self.start_seconds = seconds
@@ -136,9 +148,9 @@ def _open_source(path: Path, stream_index: int) -> Iterator[_Source]:
             "The file may be truncated (an mp4 keeps its index at the end) or of another type.",
         ) from error
     with container:
-        videos = container.streams.video
+        videos = [stream for stream in container.streams.video if not stream.disposition & Disposition.attached_pic]
         if not videos:
-            kinds = ", ".join(sorted({stream.type for stream in container.streams})) or "nothing"
+            kinds = ", ".join(sorted({stream.type for stream in container.streams} - {"video"})) or "nothing"
             raise VideoError(f"{path}: no video stream, only {kinds}")
         if stream_index >= len(videos):
             raise VideoError(
@@ -222,9 +234,12 @@ class _Graph:
             f":colorspace={first.colorspace}:range={first.color_range}",
         )
         self.graph.link_nodes(source, *(self.graph.add(name, args or None) for name, args in steps)).configure()
+        self.least_end_pts = (first.pts or 0) + math.ceil(1 / (config.fps * video.time_base))
 
     def push(self, frame: av.VideoFrame | None) -> Iterator[av.VideoFrame]:
-        """Put a frame in and yield what comes out."""
+        """Put a frame in and yield what comes out; a video shorter than one frame lasts for one."""
+        if frame is not None:
+            frame.duration = max(frame.duration, self.least_end_pts - (frame.pts or 0))
         self.graph.vpush(frame)
         while True:
             try:
@@ -246,7 +261,7 @@ def _orientation(frame: av.VideoFrame) -> tuple[int, int]:
     side_data = frame.side_data.get("DISPLAYMATRIX")
     if side_data is None:
         return 0, 0
-    a, b, _, c, d = np.frombuffer(cast(Buffer, side_data), np.int32)[:5].astype(np.int64)
+    a, b, _, c, d = np.frombuffer(cast(Any, side_data), np.int32)[:5].astype(np.int64)
     flip = int(a * d - b * c < 0)
     if flip:
         a, b = -a, -b
@@ -301,8 +316,9 @@ class _Encoder:
         context.thread_type = "NONE"
         context.colorspace = frame.colorspace if is_known_matrix(frame.colorspace) else _UNSPECIFIED
         context.color_range = frame.color_range
-        context.color_primaries = frame.color_primaries
-        context.color_trc = frame.color_trc
+        primaries, transfer = _USUAL_WITH.get(frame.colorspace, (_UNSPECIFIED, _UNSPECIFIED))
+        context.color_primaries = primaries if frame.color_primaries == _UNSPECIFIED else frame.color_primaries
+        context.color_trc = transfer if frame.color_trc == _UNSPECIFIED else frame.color_trc
         self.stream = stream
         return stream
 

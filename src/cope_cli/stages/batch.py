@@ -77,10 +77,17 @@ def _outcome(item: str, call: Callable[[], Result]) -> Outcome[Result]:
         return Outcome(item=item, result=call())
     except CopeError as error:
         return Outcome(item=item, error=error)
+    except (Exception, SystemExit) as error:  # noqa: BLE001  one video's failure must not reach the others
+        return Outcome(item=item, error=CopeError(f"{item}: {type(error).__name__}: {error}"))
+
+
+def _answer(item: str, future: Future[Outcome[Result]]) -> Outcome[Result]:
+    try:
+        return future.result()
     except BrokenProcessPool:
         message = f"{item}: its worker process died without an answer (a crash in native code, or out of memory)"
         return Outcome(item=item, error=WorkerDiedError(message, "The other videos were done all the same."))
-    except Exception as error:  # noqa: BLE001  one video's failure, of whatever kind, must not reach the others
+    except Exception as error:  # noqa: BLE001  such as a result that cannot be pickled
         return Outcome(item=item, error=CopeError(f"{item}: {type(error).__name__}: {error}"))
 
 
@@ -95,12 +102,18 @@ class _Worker:
         self.reports, writer = context.Pipe(duplex=False)
         self.pool = ProcessPoolExecutor(1, mp_context=context, initializer=_start, initargs=(writer,))
 
-    def submit(self, work: Work[Result], item: str) -> Future[Result]:
-        return self.pool.submit(_call, work, item)
+    def submit(self, work: Work[Result], item: str) -> Future[Outcome[Result]]:
+        try:
+            return self.pool.submit(_call, work, item)
+        except BrokenProcessPool as error:  # it died while it had nothing to do
+            future: Future[Outcome[Result]] = Future()
+            future.set_exception(error)
+            return future
 
     def close(self) -> None:
-        self.pool.shutdown(wait=True, cancel_futures=True)
+        """End the process; what it is still working on fails at its next report, so that this takes no video's time."""
         self.reports.close()
+        self.pool.shutdown(wait=True, cancel_futures=True)
 
 
 def _run_in_processes(
@@ -108,7 +121,7 @@ def _run_in_processes(
 ) -> Iterator[Outcome[Result]]:
     waiting = list(reversed(items))
     idle = [_Worker() for _ in range(workers)]
-    running: dict[Future[Result], tuple[str, _Worker]] = {}
+    running: dict[Future[Outcome[Result]], tuple[str, _Worker]] = {}
     try:
         while waiting or running:
             while waiting and idle:
@@ -119,7 +132,7 @@ def _run_in_processes(
                 _pass_on(worker, on_progress)
             for future in done:
                 item, worker = running.pop(future)
-                outcome = _outcome(item, future.result)
+                outcome = _answer(item, future)
                 if isinstance(outcome.error, WorkerDiedError):
                     worker.close()
                     worker = _Worker()
@@ -157,7 +170,8 @@ def _die_with_parent() -> None:
         os._exit(1)
 
 
-def _call(work: Work[Result], item: str) -> Result:
+def _call(work: Work[Result], item: str) -> Outcome[Result]:
+    """Turn an exception into an outcome here: some exceptions do not survive the way to another process."""
     last = 0.0
 
     def report(done: float, total: float) -> None:
@@ -166,4 +180,4 @@ def _call(work: Work[Result], item: str) -> Result:
             last = time.monotonic()
             _reports.send((item, done, total))
 
-    return work(item, report)
+    return _outcome(item, lambda: work(item, report))

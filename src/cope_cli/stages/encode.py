@@ -164,13 +164,14 @@ def _info(info: TranscodeInfo, spans: list[GopSpan]) -> dict[str, object]:
 def _commit(cache: Cache, video: Path, manifest: Manifest, name: str) -> None:
     """Put the video in place, its manifest last; a manifest of an older file is taken away first."""
     target = cache.encoded_folder / f"{name}.mp4"
-    manifest_path = target.with_suffix(".json")
+    manifest_path, written = target.with_suffix(".json"), video.with_suffix(".json")
     try:
         cache.encoded_folder.mkdir(parents=True, exist_ok=True)
         sync_file(video)
+        manifest.write(written)
         manifest_path.unlink(missing_ok=True)
         video.replace(target)
-        manifest.write(manifest_path)
+        written.replace(manifest_path)
     except OSError as error:
         raise StorageError(f"{target}: cannot be written: {error}", "Free some space and run it again.") from error
 

@@ -47,7 +47,7 @@ class FramesRequest:
         """Read the value of `--store-frames`: a number of keyframes per GOP, `all`, or `none`."""
         if text == "none":
             return None
-        if text != "all" and not text.isdigit():
+        if text != "all" and not text.isdecimal():
             raise UsageError(f"--store-frames {text}: expected a number of keyframes per GOP, all or none")
         if text == "0":
             raise UsageError("--store-frames 0: expected at least 1, or none")
@@ -201,8 +201,12 @@ def _make_entry(
             frames_writer.close(key, library_versions())
         manifest = _manifest(encoded, key, config, slots, folder)
         manifest.write(folder / MANIFEST)
-        commit_folder(folder, target, replace=force or _finished(cache, name) is None)
-    return PrimitivesEntry(name=name, folder=target, manifest=manifest), len(stored)
+        is_ours = commit_folder(folder, target, replace=force or _finished(cache, name) is None)
+    entry = PrimitivesEntry(name=name, folder=target, manifest=manifest)
+    if is_ours or frames is None:
+        return entry, len(stored)
+    # Another process was faster, and may have been asked for other RGB slots.
+    return entry, ensure_frames(cache, entry, frames.size_px, stored)
 
 
 def _manifest(encoded: EncodedEntry, key: str, config: ExtractConfig, slots: Sequence[Slot], folder: Path) -> Manifest:

@@ -1,0 +1,100 @@
+"""`cope encode`, `cope extract`, `cope scenes`: the data stages."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cope_cli.cli import show
+from cope_cli.cli.options import DEFAULT_CACHE, CacheOption, ForceOption, JsonOption, WorkersOption
+from cope_cli.config import EncodeConfig, ExtractConfig
+
+
+def encode(
+    paths: Annotated[list[Path], typer.Argument(help="Videos, and folders that are searched for them.")],
+    fps: Annotated[int, typer.Option(help="Constant frame rate, frames per second.")] = 30,
+    gop: Annotated[int, typer.Option(help="Frames from one I-frame to the next.")] = 240,
+    short_side: Annotated[int, typer.Option(help="Scale the shorter side down to this many pixels; 0 keeps it.")] = 384,
+    quality: Annotated[int, typer.Option(help="Constant quantiser, 2 (best) to 31 (smallest).")] = 4,
+    stream: Annotated[int, typer.Option(help="Which video stream of the file, from 0.")] = 0,
+    workers: WorkersOption = 0,
+    cache: CacheOption = DEFAULT_CACHE,
+    force: ForceOption = False,
+    json: JsonOption = False,
+) -> None:
+    """Stage 1: re-encode videos to MPEG-4 Part 2 with I- and P-frames at a constant rate."""
+    config = EncodeConfig(fps=fps, gop_frames=gop, short_side_px=short_side, quality=quality, stream=stream)
+    from cope_cli.stages.encode import encode_batch
+
+    outcomes = show.run_batch("encode", encode_batch(paths, cache, config, workers=workers, force=force))
+    rows = [
+        (
+            r.name,
+            f"{r.width_px}x{r.height_px}",
+            str(r.num_frames),
+            f"{r.seconds:.1f} s",
+            show.as_bytes(r.size_bytes),
+            "encoded" if r.is_new else "was done",
+        )
+        for outcome in outcomes
+        if (r := outcome.result) is not None
+    ]
+    show.finish("Encoded", ["entry", "size", "frames", "length", "on disk", ""], rows, outcomes, as_json=json)
+
+
+def extract(
+    videos: Annotated[
+        list[str] | None, typer.Argument(help="Encoded videos by name or source path; all of the cache if none.")
+    ] = None,
+    fusion: Annotated[int, typer.Option(help="Fusion window s: P-frames fused into one slot.")] = 30,
+    grid: Annotated[int, typer.Option(help="Side of the grid that motion and residual are stored on.")] = 224,
+    keep_tail: Annotated[
+        bool, typer.Option("--keep-tail", help="Make the last frame a slot too, of a shorter window.")
+    ] = False,
+    store_frames: Annotated[
+        str, typer.Option(help="RGB slots to store: those of K keyframes per GOP, all, or none.")
+    ] = "4",
+    frame_size: Annotated[int, typer.Option(help="Their side in pixels: the vision encoder's input size.")] = 384,
+    workers: WorkersOption = 0,
+    cache: CacheOption = DEFAULT_CACHE,
+    force: ForceOption = False,
+    json: JsonOption = False,
+) -> None:
+    """Stage 2: fuse motion vectors and residuals of encoded videos, slot by slot."""
+    config = ExtractConfig(fusion_frames=fusion, grid_px=grid, keep_tail=keep_tail)
+    from cope_cli.stages.extract import FramesRequest, extract_batch
+
+    frames = FramesRequest.parse(store_frames, frame_size)
+    batch = extract_batch(videos or [], cache, config, frames=frames, workers=workers, force=force)
+    outcomes = show.run_batch("extract", batch)
+    rows = [
+        (
+            r.name,
+            str(r.num_slots),
+            str(r.num_iframe_slots),
+            show.as_bytes(r.size_bytes),
+            str(r.num_frames_added),
+            "extracted" if r.is_new else "was done",
+        )
+        for outcome in outcomes
+        if (r := outcome.result) is not None
+    ]
+    columns = ["entry", "slots", "I-frame slots", "on disk", "RGB slots added", ""]
+    show.finish("Extracted", columns, rows, outcomes, as_json=json)
+
+
+def scenes(
+    out: Annotated[Path, typer.Option(help="Folder for the clips and qa.json.", file_okay=False)],
+    json: JsonOption = False,
+) -> None:
+    """Render the sample clips and their questions again."""
+    from cope_cli.stages.samples import write_sample_videos
+
+    with show.batch_progress("render frames", 0) as progress:
+        paths = write_sample_videos(out, lambda done, total: progress.update("frames", done, total))
+    if json:
+        show.print_json(paths)
+    else:
+        show.print_table("Rendered", ["file", "size"], [(str(p), show.as_bytes(p.stat().st_size)) for p in paths])

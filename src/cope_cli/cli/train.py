@@ -1,0 +1,196 @@
+"""`cope train pretrain` and `cope train finetune`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from cope_cli.cli import show
+from cope_cli.cli.options import DEFAULT_CACHE, DEFAULT_RUNS, CacheOption, JsonOption, RunsOption
+
+if TYPE_CHECKING:
+    from cope_cli.train.config import TrainConfig
+
+app = typer.Typer(help="Train: align the Delta-encoder, then the whole VideoLM.", no_args_is_help=True)
+
+ModelOption = Annotated[Path | None, typer.Option(help="Model folder to start from; the small seeded model if none.")]
+RunOption = Annotated[str, typer.Option("--run", help="Name of the run below --runs; pretrain-1, ... if none.")]
+ResumeOption = Annotated[bool, typer.Option("--resume", help="Go on with an unfinished run, exactly where it was.")]
+FusionOption = Annotated[int, typer.Option(help="Fusion window s of the primitives to train on.")]
+GridOption = Annotated[int, typer.Option(help="Their grid.")]
+StepsOption = Annotated[int | None, typer.Option(help="Optimiser steps; --epochs decides if none.")]
+EpochsOption = Annotated[
+    float | None, typer.Option(help="Passes over the data; 1, or a number that suits the small model.")
+]
+BatchOption = Annotated[int, typer.Option(help="Samples per device and micro-batch.")]
+AccumulateOption = Annotated[int, typer.Option(help="Micro-batches per optimiser step.")]
+RateOption = Annotated[float | None, typer.Option("--lr", help="Peak learning rate.")]
+WarmupOption = Annotated[int | None, typer.Option("--warmup", help="Steps of linear rise before the cosine.")]
+SeedOption = Annotated[int, typer.Option(help="Of fresh weights and of the order of samples.")]
+SaveOption = Annotated[int, typer.Option(help="Steps between checkpoints.")]
+LogOption = Annotated[int, typer.Option(help="Steps between lines of metrics.jsonl.")]
+ReadersOption = Annotated[int, typer.Option("--workers", help="Processes that read samples; 0 reads in this one.")]
+Bf16Option = Annotated[bool, typer.Option("--bf16", help="Compute in bfloat16.")]
+CpuOption = Annotated[bool, typer.Option("--cpu", help="Use no GPU.")]
+SkipOption = Annotated[bool, typer.Option("--skip-bad", help="Leave out, by name, samples that cannot be read.")]
+PresetOption = Annotated[str | None, typer.Option(help="Preset of a fresh Delta-encoder: paper, wide or small.")]
+
+
+@app.command("pretrain")
+def pretrain(
+    model: ModelOption = None,
+    delta_preset: PresetOption = None,
+    fusion: FusionOption = 30,
+    grid: GridOption = 224,
+    steps: StepsOption = None,
+    epochs: EpochsOption = None,
+    batch_size: BatchOption = 16,
+    accumulate: AccumulateOption = 1,
+    lr: RateOption = None,
+    warmup: WarmupOption = None,
+    seed: SeedOption = 0,
+    save_steps: SaveOption = 500,
+    log_steps: LogOption = 1,
+    workers: ReadersOption = 0,
+    bf16: Bf16Option = False,
+    cpu: CpuOption = False,
+    skip_bad: SkipOption = False,
+    run: RunOption = "",
+    resume: ResumeOption = False,
+    runs: RunsOption = DEFAULT_RUNS,
+    cache: CacheOption = DEFAULT_CACHE,
+    json: JsonOption = False,
+) -> None:
+    """Stage 3: align the Delta-encoder with a frozen vision encoder, on neighbouring slots of all videos."""
+    from cope_cli.train.config import PretrainConfig
+
+    config = PretrainConfig(
+        model=model,
+        delta_preset=delta_preset,
+        fusion_frames=fusion,
+        grid_px=grid,
+        steps=steps,
+        epochs=epochs,
+        batch_size=batch_size,
+        accumulate=accumulate,
+        learning_rate=lr,
+        warmup_steps=warmup,
+        seed=seed,
+        save_steps=save_steps,
+        log_steps=log_steps,
+        workers=workers,
+        bf16=bf16,
+        cpu=cpu,
+        skip_bad=skip_bad,
+    )
+    from cope_cli.train.pretrain import pretrain as train
+
+    _train("pretrain", train, config, cache, runs, run, resume, json)
+
+
+@app.command("finetune")
+def finetune(
+    data: Annotated[Path, typer.Option(help="Questions: LLaVA-Video-178K items, JSON or JSON lines.", dir_okay=False)],
+    video_root: Annotated[
+        Path | None, typer.Option(help="Folder the items' paths are relative to; if none, ends of paths are compared.")
+    ] = None,
+    model: ModelOption = None,
+    delta_encoder: Annotated[
+        str | None, typer.Option(help="Pretrain run, Delta-encoder folder, or fresh; the newest pretrain run if none.")
+    ] = None,
+    delta_preset: PresetOption = None,
+    keyframes: Annotated[int, typer.Option(help="K: slots per GOP shown as RGB.")] = 4,
+    max_gops: Annotated[int, typer.Option(help="Show longer videos by this many evenly spaced GOPs.")] = 64,
+    train_vision: Annotated[bool, typer.Option("--train-vision", help="Train the vision tower too, at 2e-6.")] = False,
+    fusion: FusionOption = 30,
+    grid: GridOption = 224,
+    steps: StepsOption = None,
+    epochs: EpochsOption = None,
+    batch_size: BatchOption = 4,
+    accumulate: AccumulateOption = 1,
+    lr: RateOption = None,
+    warmup: WarmupOption = None,
+    seed: SeedOption = 0,
+    save_steps: SaveOption = 500,
+    log_steps: LogOption = 1,
+    workers: ReadersOption = 0,
+    bf16: Bf16Option = False,
+    cpu: CpuOption = False,
+    skip_bad: SkipOption = False,
+    run: RunOption = "",
+    resume: ResumeOption = False,
+    runs: RunsOption = DEFAULT_RUNS,
+    cache: CacheOption = DEFAULT_CACHE,
+    json: JsonOption = False,
+) -> None:
+    """Stage 4: teach the language model to answer from RGB tokens and Delta-tokens."""
+    from cope_cli.train.config import FinetuneConfig
+
+    config = FinetuneConfig(
+        data=data,
+        video_root=video_root,
+        model=model,
+        delta_encoder=delta_encoder,
+        delta_preset=delta_preset,
+        keyframes=keyframes,
+        max_gops=max_gops,
+        train_vision=train_vision,
+        fusion_frames=fusion,
+        grid_px=grid,
+        steps=steps,
+        epochs=epochs,
+        batch_size=batch_size,
+        accumulate=accumulate,
+        learning_rate=lr,
+        warmup_steps=warmup,
+        seed=seed,
+        save_steps=save_steps,
+        log_steps=log_steps,
+        workers=workers,
+        bf16=bf16,
+        cpu=cpu,
+        skip_bad=skip_bad,
+    )
+    from cope_cli.train.finetune import finetune as train
+
+    _train("finetune", train, config, cache, runs, run, resume, json)
+
+
+def _train(
+    kind: Any,
+    train: Callable[..., Path],
+    config: TrainConfig,
+    cache: Path,
+    runs: Path,
+    run: str,
+    resume: bool,
+    json: bool,
+) -> None:
+    """Run a training stage under a progress bar and say what came of it."""
+    from cope_cli.cache.store import Cache
+    from cope_cli.train.runs import RunFolder, next_run_name
+
+    folder = runs / (run or next_run_name(runs, kind))
+    with show.batch_progress(kind, 0) as progress:
+        result = train(
+            Cache(cache),
+            config,
+            folder,
+            resume=resume,
+            on_progress=lambda step, total, metrics: progress.step(kind, step, total, metrics),
+            on_frames=lambda entry, done, total: progress.update(f"RGB slots of {entry}", done, total),
+        )
+    records = RunFolder(folder, kind)
+    metrics, skipped = records.metrics(), records.skipped()
+    if json:
+        last = metrics[-1] if metrics else None
+        show.print_json({"run": folder, "result": result, "last": last, "skipped": skipped})
+        return
+    losses = [line["loss"] for line in metrics if "loss" in line]
+    show.out.print(f"{folder}: {len(losses)} steps logged, loss {losses[0]:.4f} -> {losses[-1]:.4f}", highlight=False)
+    show.out.print(f"  result {result}; curve {folder / 'loss.png'}", highlight=False)
+    if skipped:
+        show.out.print(f"  {len(skipped)} samples left out: {folder / 'skipped.jsonl'}", style="yellow")

@@ -1,0 +1,1 @@
+"""From the cache and a data file to batches: conversations, prompts, datasets, collation."""

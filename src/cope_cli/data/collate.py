@@ -1,0 +1,92 @@
+"""Several samples become the tensors of one batch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from cope_cli.data.datasets import BadSample
+from cope_cli.data.prompt import IGNORED_LABEL
+from cope_cli.data.samples import PairSample, Sample
+from cope_cli.model.token_plan import TokenKind
+from cope_cli.model.videolm import VideoLMBatch
+
+PaddingSide = Literal["left", "right"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairBatch:
+    """Pairs of neighbouring slots, P of them.
+
+    Attributes:
+        rgb: (P, 2, V, V, 3) uint8, the slot before and the P slot.
+        motion: (P, 2, G, G) int16, half-pixels of the encoded stream.
+        residual: (P, G, G, 3) int16.
+        frame_size_px: (P, 2) int32, width and height of the encoded stream.
+    """
+
+    rgb: Tensor
+    motion: Tensor
+    residual: Tensor
+    frame_size_px: Tensor
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> PairBatch:
+        """Return the batch with every tensor on `device`."""
+        moved = {name: tensor.to(device, non_blocking=non_blocking) for name, tensor in vars(self).items()}
+        return PairBatch(**moved)
+
+
+def collate(
+    samples: Sequence[Sample], *, pad_id: int, padding_side: PaddingSide = "right", with_labels: bool = True
+) -> VideoLMBatch:
+    """Pad samples to the longest and put them into one batch.
+
+    Args:
+        samples: at least one, all of the same grid and vision size.
+        pad_id: the tokenizer's padding token.
+        padding_side: "right" to train, "left" to generate.
+        with_labels: False for prompts to continue.
+    """
+    length = max(len(sample.prompt) for sample in samples)
+
+    def padded(rows: Sequence[Sequence[int]], fill: int) -> NDArray[np.int64]:
+        out = np.full((len(rows), length), fill, np.int64)
+        for target, row in zip(out, rows, strict=True):
+            target[slice(0, len(row)) if padding_side == "right" else slice(length - len(row), length)] = row
+        return out
+
+    prompts = [sample.prompt for sample in samples]
+    visuals = [sample.visuals for sample in samples]
+    labels = padded([prompt.labels for prompt in prompts], IGNORED_LABEL)
+    return VideoLMBatch(
+        input_ids=torch.from_numpy(padded([prompt.ids for prompt in prompts], pad_id)),
+        token_kind=torch.from_numpy(padded([prompt.kinds for prompt in prompts], TokenKind.TEXT).astype(np.uint8)),
+        attention_mask=torch.from_numpy(padded([[1] * len(prompt) for prompt in prompts], 0)),
+        labels=torch.from_numpy(labels) if with_labels else None,
+        rgb=torch.from_numpy(np.concatenate([v.rgb for v in visuals])),
+        motion=torch.from_numpy(np.concatenate([v.motion for v in visuals])),
+        residual=torch.from_numpy(np.concatenate([v.residual for v in visuals])),
+        frame_size_px=torch.from_numpy(np.concatenate([v.frame_size_px for v in visuals])),
+    )
+
+
+def collate_pairs(samples: Sequence[PairSample]) -> PairBatch:
+    """Put pairs, at least one, into one batch."""
+    return PairBatch(
+        rgb=torch.from_numpy(np.stack([sample.rgb for sample in samples])),
+        motion=torch.from_numpy(np.stack([sample.motion for sample in samples])),
+        residual=torch.from_numpy(np.stack([sample.residual for sample in samples])),
+        frame_size_px=torch.from_numpy(np.stack([sample.frame_size_px for sample in samples])),
+    )
+
+
+def split_bad(samples: Sequence[Any]) -> tuple[list[Any], list[BadSample]]:
+    """Part the samples that could be read from those that could not."""
+    good = [sample for sample in samples if not isinstance(sample, BadSample)]
+    return good, [sample for sample in samples if isinstance(sample, BadSample)]

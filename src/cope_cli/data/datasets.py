@@ -1,0 +1,185 @@
+"""Map-style datasets over the cache: pairs of slots for pre-training, conversations for finetuning.
+
+What can be checked cheaply is checked when a dataset is built: that every item has an entry. The rest shows when a
+sample is read. A sample that cannot be read raises; with `skip_bad` it comes back as a `BadSample`, which the
+collator leaves out and passes on by name. It is never replaced by another sample.
+
+A sample is a function of the cache, the data file and its index alone: no random choice is made here.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+
+from cope_cli.cache.store import PrimitivesEntry
+from cope_cli.data.conversations import Item
+from cope_cli.data.prompt import PromptBuilder, Timeline
+from cope_cli.data.samples import OpenEntries, PairSample, Sample, read_pair, read_visuals
+from cope_cli.data.videos import VideoIndex
+from cope_cli.errors import CopeError, DataError
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class BadSample:
+    """A sample that could not be read and is left out.
+
+    Attributes:
+        where: the item or the pair.
+        message: what is wrong with it.
+    """
+
+    where: str
+    message: str
+
+
+class FinetuneDataset:
+    """Conversations about videos of the cache.
+
+    Args:
+        items: the conversations.
+        index: the cache's entries.
+        builder: makes prompts for the model to train.
+        size_px: the vision encoder's input size V.
+        video_root: the folder that the items' paths are relative to; see `VideoIndex.find`.
+        skip_bad: leave out what cannot be read instead of raising.
+
+    Attributes:
+        bad: items left out when the dataset was built.
+
+    Raises:
+        DataError: an item has no entry in the cache, or none has.
+    """
+
+    def __init__(
+        self,
+        items: Sequence[Item],
+        index: VideoIndex,
+        builder: PromptBuilder,
+        *,
+        size_px: int,
+        video_root: Path | None = None,
+        skip_bad: bool = False,
+    ) -> None:
+        self.builder = builder
+        self.skip_bad = skip_bad
+        self.bad: list[BadSample] = []
+        self._entries = OpenEntries(index.cache.root, size_px)
+        self._items: list[tuple[Item, str]] = []
+        for item in items:
+            try:
+                self._items.append((item, index.find(item.video, video_root=video_root).name))
+            except CopeError as error:
+                if not skip_bad:
+                    raise DataError(f"{item.where}: {error.message}", error.hint) from error
+                self.bad.append(BadSample(where=item.where, message=error.message))
+        if not self._items:
+            raise DataError(f"none of the {len(items)} items has a video in {index.cache.root}", _first(self.bad))
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    @property
+    def entry_names(self) -> list[str]:
+        """Names of the entries that are read, each once."""
+        return sorted({name for _, name in self._items})
+
+    def rgb_slots(self, name: str) -> tuple[int, ...]:
+        """Return the slots of an entry that some sample may show as RGB."""
+        return self.builder.plan(Timeline.of(self._entries.primitives(name))).rgb_slots
+
+    def __getitem__(self, index: int) -> Sample | BadSample:
+        """Read a sample.
+
+        Raises:
+            DataError: it cannot be read and `skip_bad` is off; names the item and the entry.
+        """
+        item, name = self._items[index]
+        return _read(f"{item.where}, entry {name}", lambda: self._sample(item, name), self.skip_bad)
+
+    def _sample(self, item: Item, name: str) -> Sample:
+        primitives, frames = self._entries.primitives(name), self._entries.frames(name)
+        prompt = self.builder.finetune(item.turns, Timeline.of(primitives))
+        return Sample(prompt=prompt, visuals=read_visuals(primitives, frames, prompt.plan, self._entries.size_px))
+
+
+class PretrainDataset:
+    """Every pair of neighbouring slots inside a GOP, I to P and P to P; none crosses an I-frame.
+
+    Args:
+        cache_root: the cache folder.
+        entries: the entries to take pairs of, by name.
+        size_px: the vision encoder's input size V.
+        skip_bad: leave out what cannot be read instead of raising.
+
+    Raises:
+        DataError: there is not a single pair.
+    """
+
+    def __init__(
+        self, cache_root: Path, entries: Mapping[str, PrimitivesEntry], *, size_px: int, skip_bad: bool = False
+    ) -> None:
+        self.skip_bad = skip_bad
+        self._entries = OpenEntries(cache_root, size_px)
+        counts = {name: _num_pairs(entry) for name, entry in sorted(entries.items())}
+        self.entry_names = [name for name, count in counts.items() if count]
+        self._ends = list(accumulate(counts[name] for name in self.entry_names))
+        if not self._ends:
+            raise DataError(
+                f"{cache_root}: {len(entries)} entries, and no P-frame slot in any of them",
+                "Encode and extract longer videos, or extract with a smaller --fusion.",
+            )
+
+    def __len__(self) -> int:
+        return self._ends[-1]
+
+    def rgb_slots(self, name: str) -> tuple[int, ...]:
+        """Return the slots of an entry that pairs are made of."""
+        later = self.pair_slots(name)
+        return tuple(sorted({*later, *(slot - 1 for slot in later)}))
+
+    def pair_slots(self, name: str) -> tuple[int, ...]:
+        """Return the later slot of each pair of an entry: its P slots, each of which follows on the slot before."""
+        is_iframe = self._entries.primitives(name).slots.is_iframe
+        return tuple(int(slot) for slot in np.flatnonzero(~is_iframe))
+
+    def __getitem__(self, index: int) -> PairSample | BadSample:
+        """Read a pair; raises like `FinetuneDataset`."""
+        if not 0 <= index < len(self):
+            raise IndexError(f"pair {index} of {len(self)}")
+        number = bisect_right(self._ends, index)
+        name = self.entry_names[number]
+        pair = index - (self._ends[number - 1] if number else 0)
+        return _read(f"pair {pair} of entry {name}", lambda: self._pair(name, pair), self.skip_bad)
+
+    def _pair(self, name: str, pair: int) -> PairSample:
+        return read_pair(self._entries.primitives(name), self._entries.frames(name), self.pair_slots(name)[pair])
+
+
+def _num_pairs(entry: PrimitivesEntry) -> int:
+    info = entry.manifest.info
+    return int(info["num_slots"]) - int(info["num_iframe_slots"])
+
+
+def _read(where: str, read: Callable[[], T], skip_bad: bool) -> T | BadSample:
+    """Read a sample under the policy for those that cannot be read."""
+    try:
+        return read()
+    except (CopeError, LookupError) as error:
+        message = error.message if isinstance(error, CopeError) else str(error)
+        if skip_bad:
+            return BadSample(where=where, message=message)
+        hint = error.hint if isinstance(error, CopeError) else ""
+        raise DataError(f"{where}: {message}", hint or "Mend it, or leave such samples out with --skip-bad.") from error
+
+
+def _first(bad: Sequence[BadSample]) -> str:
+    return f"The first: {bad[0].where}: {bad[0].message}" if bad else ""

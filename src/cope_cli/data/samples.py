@@ -1,0 +1,178 @@
+"""The arrays behind one sample: RGB frames and primitives of the slots that a plan shows, read from the cache.
+
+Legend: N RGB frames, P P-slots, V vision input side, G grid side.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cope_cli.cache.frames import Frames
+from cope_cli.cache.primitives import Primitives
+from cope_cli.cache.store import Cache, PrimitivesEntry
+from cope_cli.data.prompt import Prompt
+from cope_cli.errors import EntryNotFoundError
+from cope_cli.model.token_plan import TokenPlan
+
+
+@dataclass(frozen=True, kw_only=True)
+class Visuals:
+    """What the shown slots look like, in time order.
+
+    Attributes:
+        rgb: (N, V, V, 3) uint8.
+        motion: (P, 2, G, G) int16, displacement (x, y) in half-pixels of the encoded stream.
+        residual: (P, G, G, 3) int16, RGB in -255..255.
+        frame_size_px: (P, 2) int32, width and height of the encoded stream.
+    """
+
+    rgb: NDArray[np.uint8]
+    motion: NDArray[np.int16]
+    residual: NDArray[np.int16]
+    frame_size_px: NDArray[np.int32]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """One sample of finetuning, or one question to answer.
+
+    Attributes:
+        prompt: token ids, kinds, labels.
+        visuals: frames and primitives in the order of their tokens.
+    """
+
+    prompt: Prompt
+    visuals: Visuals
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairSample:
+    """Two neighbouring slots of a GOP, for pre-training (paper 3.3).
+
+    Attributes:
+        rgb: (2, V, V, 3) uint8, the slot before and the P slot.
+        motion: (2, G, G) int16, of the P slot.
+        residual: (G, G, 3) int16, of the P slot.
+        frame_size_px: (2,) int32, width and height of the encoded stream.
+    """
+
+    rgb: NDArray[np.uint8]
+    motion: NDArray[np.int16]
+    residual: NDArray[np.int16]
+    frame_size_px: NDArray[np.int32]
+
+
+def read_visuals(primitives: Primitives, frames: Frames, plan: TokenPlan, size_px: int) -> Visuals:
+    """Read the slots of a plan.
+
+    Args:
+        primitives: the video's entry.
+        frames: its RGB slots at the vision encoder's size.
+        plan: the slots to show.
+        size_px: side V, for a plan without RGB slots.
+
+    Raises:
+        LookupError: an RGB slot was never stored.
+        CacheCorruptError: a checksum fails.
+    """
+    grid, slots = primitives.grid_px, plan.delta_slots
+    return Visuals(
+        rgb=_stacked([frames.rgb(slot) for slot in plan.rgb_slots], (size_px, size_px, 3), np.uint8),
+        motion=_stacked([primitives.motion(slot) for slot in slots], (2, grid, grid), np.int16),
+        residual=_stacked([primitives.residual(slot) for slot in slots], (grid, grid, 3), np.int16),
+        frame_size_px=np.tile(_frame_size_px(primitives), (len(slots), 1)),
+    )
+
+
+def read_pair(primitives: Primitives, frames: Frames, slot: int) -> PairSample:
+    """Read a P slot and the slot before it; raises like `read_visuals`.
+
+    Raises:
+        LookupError: `slot` is an I-frame slot: nothing leads to it from the slot before.
+    """
+    motion, residual = primitives.motion(slot), primitives.residual(slot)
+    return PairSample(
+        rgb=np.stack([frames.rgb(slot - 1), frames.rgb(slot)]),
+        motion=motion,
+        residual=residual,
+        frame_size_px=_frame_size_px(primitives),
+    )
+
+
+def _stacked(arrays: Sequence[NDArray[Any]], shape: tuple[int, ...], dtype: type) -> NDArray[Any]:
+    return np.stack(arrays) if arrays else np.empty((0, *shape), dtype)
+
+
+def _frame_size_px(primitives: Primitives) -> NDArray[np.int32]:
+    return np.array([primitives.size.width, primitives.size.height], np.int32)
+
+
+class _OpenEntry:
+    """One entry's readers. RGB slots are opened when first read, after every stage that may add some."""
+
+    def __init__(self, entry: PrimitivesEntry, size_px: int) -> None:
+        self._entry = entry
+        self._size_px = size_px
+        self.primitives = Primitives(entry)
+
+    @cached_property
+    def frames(self) -> Frames:
+        return Frames(self._entry, self._size_px)
+
+
+class OpenEntries:
+    """Cache entries by name, opened when first read, the most recent ones kept open.
+
+    Each process opens its own: a copy sent to a worker, or made by a fork, starts with none.
+
+    Args:
+        cache_root: the cache folder.
+        size_px: side V of the RGB slots.
+        max_open: how many to keep open.
+    """
+
+    def __init__(self, cache_root: Path, size_px: int, max_open: int = 64) -> None:
+        self.cache_root = cache_root
+        self.size_px = size_px
+        self.max_open = max_open
+        self._open: OrderedDict[str, _OpenEntry] = OrderedDict()
+        self._process = os.getpid()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave what is open behind."""
+        return {**self.__dict__, "_open": OrderedDict()}
+
+    def primitives(self, name: str) -> Primitives:
+        """Return an entry's primitives.
+
+        Raises:
+            EntryNotFoundError: it is gone.
+            CacheCorruptError, CacheVersionError: it cannot be used.
+        """
+        return self._get(name).primitives
+
+    def frames(self, name: str) -> Frames:
+        """Return an entry's RGB slots, those there when this is first called; raises like `primitives`."""
+        return self._get(name).frames
+
+    def _get(self, name: str) -> _OpenEntry:
+        if self._process != os.getpid():
+            self._open, self._process = OrderedDict(), os.getpid()
+        if name not in self._open:
+            entry = Cache(self.cache_root).primitives_entry(name)
+            if entry is None:
+                raise EntryNotFoundError(f"{self.cache_root}: entry {name} is gone", "Run `cope extract` again.")
+            self._open[name] = _OpenEntry(entry, self.size_px)
+            if len(self._open) > self.max_open:
+                self._open.popitem(last=False)
+        self._open.move_to_end(name)
+        return self._open[name]

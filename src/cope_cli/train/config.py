@@ -1,0 +1,184 @@
+"""The settings of the two training stages. What is None is decided by what is trained; `resolved` says by what rule.
+
+Imports neither torch nor transformers, so that a command can show its defaults at once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+from cope_cli.config import ExtractConfig
+from cope_cli.errors import UsageError
+
+#: Fresh Delta-encoder instead of a pre-trained one.
+FRESH = "fresh"
+#: The paper's rate for a batch of 64 (SPEC section 3): grows with the batch, whatever the number of ranks.
+PRETRAIN_RATE_PER_64 = 6.25e-5
+#: Fields whose flag has another name.
+_FLAGS = {"learning_rate": "lr", "vision_learning_rate": "vision-lr", "warmup_steps": "warmup"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """What both stages share.
+
+    Attributes:
+        model: folder of a VideoLM; None builds the small seeded model.
+        fusion_frames: the fusion window s of the cache entries to train on, in frames.
+        grid_px: their grid.
+        steps: optimiser steps; None: `epochs`.
+        epochs: passes over the data, where `steps` is None; None: one, or the small model's number of steps.
+        batch_size: samples per device and micro-batch.
+        accumulate: micro-batches per optimiser step.
+        learning_rate: peak rate; None: see `resolved_learning_rate`.
+        warmup_steps: steps of linear rise before the cosine; None: a tenth of the steps, at most 1000 (the paper's).
+        weight_decay: AdamW's, on matrices.
+        max_grad_norm: gradients are scaled down to this norm; 0 leaves them as they are.
+        seed: of fresh weights and of the order of samples.
+        log_steps: steps between lines of metrics.jsonl.
+        save_steps: steps between checkpoints; the last step has one in any case.
+        keep_checkpoints: how many to keep, the newest.
+        workers: processes that read samples; 0 reads in the training process.
+        bf16: compute in bfloat16, weights stay as they are.
+        cpu: use no accelerator.
+        skip_bad: leave out samples that cannot be read, by name, instead of stopping.
+    """
+
+    model: Path | None = None
+    fusion_frames: int = 30
+    grid_px: int = 224
+    steps: int | None = None
+    epochs: float | None = None
+    batch_size: int = 8
+    accumulate: int = 1
+    learning_rate: float | None = None
+    warmup_steps: int | None = None
+    weight_decay: float = 0.0
+    max_grad_norm: float = 1.0
+    seed: int = 0
+    log_steps: int = 1
+    save_steps: int = 500
+    keep_checkpoints: int = 2
+    workers: int = 0
+    bf16: bool = False
+    cpu: bool = False
+    skip_bad: bool = False
+
+    #: Steps and peak rate that the small model learns the sample videos with (measured).
+    SMALL_STEPS: ClassVar[int]
+    SMALL_LEARNING_RATE: ClassVar[float]
+    #: Fields that change neither the outcome nor the data: a resumed run may have others.
+    FREE: ClassVar[frozenset[str]] = frozenset({"workers", "save_steps", "keep_checkpoints"})
+
+    def __post_init__(self) -> None:
+        ExtractConfig(fusion_frames=self.fusion_frames, grid_px=self.grid_px)
+        if self.steps is not None and self.epochs is not None:
+            raise UsageError(f"--steps {self.steps} and --epochs {self.epochs}: give one of them")
+        at_least_one = ("steps", "batch_size", "accumulate", "log_steps", "save_steps", "keep_checkpoints")
+        for name in at_least_one:
+            self._check(name, lambda value: value >= 1, "at least 1")
+        for name in ("warmup_steps", "workers", "weight_decay", "max_grad_norm", "seed"):
+            self._check(name, lambda value: value >= 0, "0 or more")
+        for name in ("learning_rate", "epochs"):
+            self._check(name, lambda value: value > 0, "above 0")
+
+    def _check(self, name: str, is_good: Any, expected: str) -> None:
+        value = getattr(self, name)
+        if value is not None and not is_good(value):
+            flag = _FLAGS.get(name, name)
+            raise UsageError(f"--{flag.replace('_', '-')} {value}: expected {expected}")
+
+    @property
+    def global_batch(self) -> int:
+        """Samples per optimiser step on one device."""
+        return self.batch_size * self.accumulate
+
+    def num_steps(self, num_samples: int, num_ranks: int = 1) -> int:
+        """Return the optimiser steps over a dataset; a last, smaller batch counts as a step."""
+        if self.steps is not None:
+            return self.steps
+        if self.epochs is None and self.model is None:
+            return self.SMALL_STEPS
+        micro_batches = -(-num_samples // (self.batch_size * num_ranks))
+        return max(1, round((self.epochs or 1.0) * -(-micro_batches // self.accumulate)))
+
+    def num_warmup_steps(self, num_steps: int) -> int:
+        """Return the steps of linear rise."""
+        return min(1000, num_steps // 10) if self.warmup_steps is None else self.warmup_steps
+
+    def settings(self) -> dict[str, Any]:
+        """Return the fields that decide the outcome, as JSON values."""
+        return {name: value for name, value in self.to_dict().items() if name not in self.FREE}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as JSON values."""
+        return {name: str(value) if isinstance(value, Path) else value for name, value in asdict(self).items()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainConfig(TrainConfig):
+    """Pre-training of the Delta-encoder (paper 3.3, B).
+
+    Attributes:
+        delta_preset: preset of the Delta-encoder; None: `small` for the small model, `paper` for others.
+    """
+
+    batch_size: int = 16
+    delta_preset: str | None = None
+
+    SMALL_STEPS: ClassVar[int] = 100
+    SMALL_LEARNING_RATE: ClassVar[float] = 1e-3
+
+    def resolved_learning_rate(self, num_ranks: int = 1) -> float:
+        """Return the peak rate: the one given, the small model's, or 6.25e-5 * global batch / 64."""
+        if self.learning_rate is not None:
+            return self.learning_rate
+        if self.model is None:
+            return self.SMALL_LEARNING_RATE
+        return PRETRAIN_RATE_PER_64 * self.global_batch * num_ranks / 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetuneConfig(TrainConfig):
+    """Finetuning of a VideoLM (paper 3.3, 4.1, C).
+
+    Attributes:
+        data: the data file.
+        video_root: folder that its video paths are relative to; None compares the ends of paths.
+        keyframes: keyframes per GOP, K.
+        max_gops: longer videos are shown by this many evenly spaced GOPs.
+        delta_encoder: a pretrain run, the folder of a Delta-encoder, or `fresh`; None: that of the model if it has
+            one, else that of the newest finished pretrain run, else a fresh one.
+        delta_preset: preset of a fresh one; None: `small` for the small model, `paper` for others.
+        train_vision: train the vision tower too.
+        vision_learning_rate: at this peak rate.
+    """
+
+    data: Path
+    video_root: Path | None = None
+    batch_size: int = 4
+    keyframes: int = 4
+    max_gops: int = 64
+    delta_encoder: Path | str | None = None
+    delta_preset: str | None = None
+    train_vision: bool = False
+    vision_learning_rate: float = 2e-6
+
+    SMALL_STEPS: ClassVar[int] = 200
+    SMALL_LEARNING_RATE: ClassVar[float] = 2e-3
+    #: LLaVA-Video's and the paper's.
+    LEARNING_RATE: ClassVar[float] = 1e-5
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("keyframes", "max_gops"):
+            self._check(name, lambda value: value >= 1, "at least 1")
+        self._check("vision_learning_rate", lambda value: value > 0, "above 0")
+
+    def resolved_learning_rate(self) -> float:
+        """Return the peak rate: the one given, the small model's, or 1e-5."""
+        if self.learning_rate is not None:
+            return self.learning_rate
+        return self.SMALL_LEARNING_RATE if self.model is None else self.LEARNING_RATE

@@ -1,0 +1,237 @@
+"""Run folders: what a training run leaves on disk, and which runs are finished.
+
+```
+runs/<name>/
+  status.json         kind, running or finished, steps done; written last, so `finished` means complete
+  config.json         every setting and what it came to, versions, the cache entries used
+  metrics.jsonl       one line per logged step
+  skipped.jsonl       samples left out by name, with --skip-bad
+  loss.png            the curve
+  checkpoint-<step>/  to go on from; whole or not there at all
+  model/              the result of finetune; delta_encoder/ that of pretrain
+```
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from cope_cli.data.datasets import BadSample
+from cope_cli.errors import CheckpointError, UsageError
+from cope_cli.files import write_json, write_text
+
+Kind = Literal["pretrain", "finetune"]
+#: The folder of a finished run that holds its result.
+RESULT_FOLDER: Mapping[Kind, str] = {"pretrain": "delta_encoder", "finetune": "model"}
+
+
+class RunFolder:
+    """One run's folder.
+
+    Args:
+        path: the folder.
+        kind: what is trained.
+    """
+
+    def __init__(self, path: Path, kind: Kind) -> None:
+        self.path = path
+        self.kind = kind
+        self.status_file = path / "status.json"
+        self.config_file = path / "config.json"
+        self.metrics_file = path / "metrics.jsonl"
+        self.skipped_file = path / "skipped.jsonl"
+
+    @property
+    def result(self) -> Path:
+        """Where the trained model goes."""
+        return self.path / RESULT_FOLDER[self.kind]
+
+    def check(self, settings: Mapping[str, Any], *, resume: bool) -> None:
+        """Make sure that the run can begin, or be gone on with; writes nothing.
+
+        Args:
+            settings: the settings that decide the outcome; a resumed run must have the same.
+            resume: go on with an unfinished run that is there.
+
+        Raises:
+            UsageError: a run is there and `resume` is off, or it is finished, of another kind, or has other settings.
+        """
+        if not self.status_file.exists():
+            if self.path.exists() and any(self.path.iterdir()):
+                raise UsageError(f"{self.path}: not empty, and not a training run", "Choose another --run.")
+            return
+        status = read_status(self.path)
+        if status["kind"] != self.kind:
+            raise UsageError(f"{self.path}: a {status['kind']} run, {self.kind} expected", "Choose another --run.")
+        if status["state"] == "finished":
+            raise UsageError(f"{self.path}: this run is finished", "Choose another --run, or remove the folder.")
+        if not resume:
+            raise UsageError(
+                f"{self.path}: an unfinished run, at step {status['step']}",
+                "Go on with it with --resume, or choose another --run.",
+            )
+        _check_same(self.path, self.config().get("settings", {}), settings)
+
+    def begin(self, config: Mapping[str, Any], bad: Iterable[BadSample]) -> None:
+        """Write config.json and status.json, and drop what a resumed run logged after its newest checkpoint.
+
+        Args:
+            config: what config.json says.
+            bad: samples left out before the first step.
+        """
+        checkpoint = newest_checkpoint(self.path)
+        step = step_of(checkpoint) if checkpoint is not None else 0
+        write_json(self.config_file, config)
+        for file in (self.metrics_file, self.skipped_file):
+            self._keep_lines(file, step)
+        known = {line["where"] for line in self.skipped()}
+        for sample in bad:
+            if sample.where not in known:
+                self.log_skipped(0, sample)
+        self.set_running(step)
+
+    def _keep_lines(self, file: Path, last_step: int) -> None:
+        """Drop the lines after a step: these steps are run again."""
+        if file.exists():
+            lines = [line for line in file.read_text(encoding="utf-8").splitlines() if _step(line) <= last_step]
+            write_text(file, "".join(f"{line}\n" for line in lines))
+
+    def log(self, values: Mapping[str, Any]) -> None:
+        """Append a line to metrics.jsonl."""
+        _append(self.metrics_file, values)
+
+    def log_skipped(self, step: int, sample: BadSample) -> None:
+        """Append a line to skipped.jsonl."""
+        _append(self.skipped_file, {"step": step, "where": sample.where, "message": sample.message})
+
+    def config(self) -> dict[str, Any]:
+        """Return config.json."""
+        return _read_json(self.config_file)
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """Return the logged steps."""
+        return _lines(self.metrics_file)
+
+    def skipped(self) -> list[dict[str, Any]]:
+        """Return the samples left out, each once."""
+        return list({line["where"]: line for line in _lines(self.skipped_file)}.values())
+
+    def remove_old_checkpoints(self, num_kept: int) -> None:
+        """Remove all checkpoints but the newest ones."""
+        for checkpoint in _checkpoints(self.path)[:-num_kept]:
+            shutil.rmtree(checkpoint)
+
+    def set_running(self, step: int) -> None:
+        """Say that the run is at a step."""
+        self._write_status("running", step)
+
+    def set_finished(self, step: int) -> None:
+        """Say that the run is finished: the last thing that is written."""
+        self._write_status("finished", step)
+
+    def _write_status(self, state: str, step: int) -> None:
+        status = {"kind": self.kind, "state": state, "step": step, "unix_seconds": time.time()}
+        write_json(self.status_file, status)
+
+
+def next_run_name(runs_root: Path, kind: Kind) -> str:
+    """Return the default name of a new run: `pretrain-<n>` or `finetune-<n>`, n above every one that is there."""
+    numbers = [
+        int(match[1])
+        for path in (runs_root.iterdir() if runs_root.is_dir() else ())
+        if (match := re.fullmatch(rf"{kind}-(\d+)", path.name))
+    ]
+    return f"{kind}-{max(numbers, default=0) + 1}"
+
+
+def newest_finished_run(runs_root: Path, kind: Kind) -> Path | None:
+    """Return the run of a kind that finished last, or None. Unfinished runs and other folders are passed over."""
+    found: list[tuple[float, Path]] = []
+    for status_file in runs_root.glob("*/status.json"):
+        try:
+            status = read_status(status_file.parent)
+        except CheckpointError:
+            continue  # not a run that can be used; naming it by --run says why
+        if (
+            status["kind"] == kind
+            and status["state"] == "finished"
+            and result_folder(status_file.parent, kind).is_dir()
+        ):
+            found.append((float(status["unix_seconds"]), status_file.parent))
+    return max(found)[1] if found else None
+
+
+def result_folder(run: Path, kind: Kind) -> Path:
+    """Return where a run's trained model is."""
+    return run / RESULT_FOLDER[kind]
+
+
+def read_status(run: Path) -> dict[str, Any]:
+    """Read a run's status.json.
+
+    Raises:
+        CheckpointError: the folder is not a run.
+    """
+    status = _read_json(run / "status.json")
+    if not {"kind", "state", "step", "unix_seconds"} <= set(status) or status["kind"] not in RESULT_FOLDER:
+        raise CheckpointError(f"{run}: status.json has {sorted(status)}, not what a run of cope writes")
+    return status
+
+
+def newest_checkpoint(run: Path) -> Path | None:
+    """Return the checkpoint of the highest step; they are renamed into place, so one that is there is complete."""
+    return next(reversed(_checkpoints(run)), None)
+
+
+def _checkpoints(run: Path) -> list[Path]:
+    """Return a run's checkpoints, the newest last."""
+    found = [path for path in run.glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", path.name)]
+    return sorted(found, key=step_of)
+
+
+def step_of(checkpoint: Path) -> int:
+    """Return the step a checkpoint was written at."""
+    return int(checkpoint.name.removeprefix("checkpoint-"))
+
+
+def _check_same(run: Path, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    """Refuse to go on with other settings: the losses would be those of neither run."""
+    different = [name for name in sorted({*found, *wanted}) if found.get(name) != wanted.get(name)]
+    if different:
+        shown = ", ".join(f"{name} was {found.get(name)!r}, now {wanted.get(name)!r}" for name in different)
+        raise UsageError(f"{run}: cannot go on with other settings: {shown}", "Use the same, or choose another --run.")
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path}: cannot be read: {error}", "Is this the folder of a training run?") from error
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{path}: {type(value).__name__} found, a JSON object expected")
+    return value
+
+
+def _append(path: Path, values: Mapping[str, Any]) -> None:
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(values, allow_nan=False) + "\n")
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    if not path.exists():
+        return []
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def _step(line: str) -> int:
+    """Return a line's step; one that a crash left half-written belongs to no step that is kept."""
+    try:
+        return int(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError):
+        return 2**62

@@ -1,0 +1,147 @@
+"""What both recipes set up: the base model, fresh weights by seed, the RGB slots a dataset needs, the run's record."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Any
+
+import torch
+
+from cope_cli.cache.store import Cache, PrimitivesEntry
+from cope_cli.codec.versions import library_versions
+from cope_cli.data.datasets import BadSample
+from cope_cli.data.videos import VideoIndex
+from cope_cli.errors import CopeError, DataError, EntryNotFoundError
+from cope_cli.model.checkpoint import load_videolm, vision_tower_sha256
+from cope_cli.model.delta_encoder import DeltaEncoder, DeltaEncoderConfig
+from cope_cli.model.small import build_small_videolm
+from cope_cli.model.videolm import VideoLM
+from cope_cli.stages.extract import ensure_frames
+from cope_cli.train.config import TrainConfig
+
+#: Called with (step, steps in all, what was logged).
+OnProgress = Callable[[int, int, Mapping[str, float]], None]
+#: Called with (entry, seconds done, seconds in all) while RGB slots are added.
+OnFrames = Callable[[str, float, float], None]
+#: The small model's weights are always these: pretrain and finetune must agree on its vision tower.
+SMALL_MODEL_SEED = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Base:
+    """The model that training starts from.
+
+    Attributes:
+        model: in float32 or the type of its checkpoint.
+        tokenizer: its tokenizer.
+        vision_sha256: hash of its vision tower.
+        fusion_frames: the fusion window it was trained with; None for the small model, which was not.
+        described: in words, for the run's record.
+    """
+
+    model: VideoLM
+    tokenizer: Any
+    vision_sha256: str
+    fusion_frames: int | None
+    described: str
+
+
+def load_base(config: TrainConfig) -> Base:
+    """Read the model of `--model`, or build the small seeded one.
+
+    Raises:
+        PathNotFoundError, CheckpointError: the folder cannot be used.
+    """
+    if config.model is None:
+        model, tokenizer = build_small_videolm(SMALL_MODEL_SEED, config.grid_px)
+        return Base(
+            model=model,
+            tokenizer=tokenizer,
+            vision_sha256=vision_tower_sha256(model),
+            fusion_frames=None,
+            described=f"small seeded model (random weights, seed {SMALL_MODEL_SEED}): no --model was given",
+        )
+    loaded = load_videolm(config.model)
+    return Base(
+        model=loaded.model,
+        tokenizer=loaded.tokenizer,
+        vision_sha256=vision_tower_sha256(loaded.model),
+        fusion_frames=loaded.fusion_frames,
+        described=str(config.model),
+    )
+
+
+def fresh_delta_encoder(base: Base, config: TrainConfig, preset: str | None) -> DeltaEncoder:
+    """Build a Delta-encoder with new weights, of the vision tower's width; they depend on the seed alone."""
+    width = base.model.base.config.vision_config.hidden_size
+    name = preset or ("small" if config.model is None else "paper")
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(config.seed)
+        return DeltaEncoder(DeltaEncoderConfig.preset(name, grid_px=config.grid_px, out_width=width))
+
+
+def open_index(cache: Cache, config: TrainConfig) -> tuple[VideoIndex, list[BadSample]]:
+    """Return the entries that fit the configuration, and those left out because they cannot be used.
+
+    Raises:
+        EntryNotFoundError: none fits.
+        CopeError: an entry cannot be used, and `skip_bad` is off.
+    """
+    index = VideoIndex(cache, fusion_frames=config.fusion_frames, grid_px=config.grid_px)
+    if index.errors and not config.skip_bad:
+        raise next(iter(index.errors.values()))
+    if not index.entries:
+        raise EntryNotFoundError(
+            f"{cache.root}: no primitives with fusion window {config.fusion_frames} and grid {config.grid_px}; "
+            f"{len(cache.primitives_names())} entries in all",
+            f"Run `cope encode` and `cope extract --fusion {config.fusion_frames} --grid {config.grid_px}` first.",
+        )
+    return index, [BadSample(where=f"entry {name}", message=e.message) for name, e in index.errors.items()]
+
+
+def add_frames(
+    cache: Cache,
+    entries: Mapping[str, PrimitivesEntry],
+    wanted: Iterable[str],
+    slots_of: Callable[[str], tuple[int, ...]],
+    *,
+    size_px: int,
+    skip_bad: bool,
+    on_frames: OnFrames,
+) -> int:
+    """Add the RGB slots that entries lack; returns how many.
+
+    An entry that cannot be used is passed over under `skip_bad`: its samples fail one by one when they are read,
+    where each is left out by name.
+
+    Raises:
+        DataError: an entry's frames cannot be had, and `skip_bad` is off.
+    """
+    num_added = 0
+    for name in wanted:
+
+        def report(done: float, total: float, name: str = name) -> None:
+            on_frames(name, done, total)
+
+        try:
+            num_added += ensure_frames(cache, entries[name], size_px, slots_of(name), on_progress=report)
+        except CopeError as error:
+            if not skip_bad:
+                raise DataError(f"entry {name}: {error.message}", error.hint) from error
+    return num_added
+
+
+def record(config: TrainConfig, base: Base, entries: Iterable[str], **values: Any) -> dict[str, Any]:
+    """Return what config.json says about a run."""
+    libraries = {name: version(name) for name in ("torch", "transformers", "accelerate")}
+    return {
+        "settings": config.settings(),
+        "other_settings": {name: getattr(config, name) for name in sorted(config.FREE)},
+        "base_model": base.described,
+        "vision_sha256": base.vision_sha256,
+        "versions": {**library_versions(), **libraries},
+        "cache_entries": sorted(entries),
+        **values,
+    }

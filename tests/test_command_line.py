@@ -1,0 +1,139 @@
+"""The command line: light to start, right exit codes, errors that a person can act on, JSON for machines."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from cope_cli.cli.main import app
+
+SAMPLES = Path(__file__).parents[1] / "sample_videos"
+HEAVY = ("torch", "av", "zarr", "numba", "transformers", "numpy", "matplotlib")
+
+
+def cope(*args: str | Path, **env: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "cope_cli", *map(str, args)]
+    return subprocess.run(command, capture_output=True, text=True, env=os.environ | env, timeout=300)
+
+
+def commands(group=app, prefix=()):
+    """All commands and groups, as argument lists."""
+    found = [list(prefix), *([*prefix, command.name] for command in group.registered_commands)]
+    for sub in group.registered_groups:
+        found += commands(sub.typer_instance, (*prefix, sub.name))
+    return found
+
+
+@pytest.mark.parametrize("command", commands(), ids=" ".join)
+def test_every_command_has_help(command):
+    result = CliRunner().invoke(app, [*command, "--help"])
+    assert result.exit_code == 0
+    assert "Usage:" in result.stdout
+
+
+def test_help_loads_nothing_heavy():
+    code = (
+        "import sys; from cope_cli.cli.main import app; from typer.testing import CliRunner; "
+        "assert CliRunner().invoke(app, ['--help']).exit_code == 0; "
+        f"print([name for name in {HEAVY!r} if name in sys.modules])"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"
+
+
+def test_help_takes_less_than_half_a_second_of_cpu():
+    cope("--help")  # compiles the bytecode
+    spent = []
+    for _ in range(3):
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        assert cope("--help").returncode == 0
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        spent.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+    assert min(spent) < 0.5
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ("encode",),
+        ("encode", "x.mp4", "--quality", "1"),
+        ("encode", "x.mp4", "--gop", "0"),
+        ("encode", "x.mp4", "--no-such-flag"),
+        ("extract", "--grid", "100"),
+        ("extract", "--store-frames", "some"),
+        ("bench",),
+        ("bench", "--tokens", "--warp"),
+        ("bench", "--extract"),
+    ],
+    ids=" ".join,
+)
+def test_wrong_usage_exits_with_2(args):
+    assert cope(*args).returncode == 2
+
+
+def test_a_wrong_value_names_its_flag_and_what_was_expected():
+    result = cope("encode", "x.mp4", "--quality", "1")
+    assert "--quality 1: expected 2 to 31" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_a_bad_path_fails_by_name_and_the_rest_is_done(tmp_path):
+    (tmp_path / "broken.mp4").write_bytes(b"not a video")
+    result = cope("encode", SAMPLES / "still_scene.mp4", tmp_path, tmp_path / "missing.mp4", "--cache", tmp_path / "c")
+    assert result.returncode == 1
+    assert "2 of 3 failed" in result.stderr
+    assert "missing.mp4: no such file or folder" in result.stderr
+    assert "broken.mp4: not a video" in result.stderr
+    assert len(list((tmp_path / "c" / "encoded").glob("still_scene-*.mp4"))) == 1
+
+
+def test_the_data_stages_run_skip_and_verify_from_the_command_line(tmp_path):
+    cache = tmp_path / "cache"
+    first = cope("encode", SAMPLES / "still_scene.mp4", "--json", COPE_CACHE=str(cache))
+    (outcome,) = json.loads(first.stdout)
+    assert outcome["error"] is None
+    assert outcome["result"]["num_frames"] == 240
+    again = json.loads(cope("encode", SAMPLES / "still_scene.mp4", "--json", COPE_CACHE=str(cache)).stdout)
+    assert [outcome["result"]["is_new"] for outcome in again] == [False]
+    extracted = json.loads(cope("extract", "--fusion", "30", "--json", "--cache", cache).stdout)
+    assert [outcome["result"]["num_slots"] for outcome in extracted] == [8]
+    verified = json.loads(cope("cache", "verify", "--json", "--cache", cache).stdout)
+    assert [outcome["result"]["num_pixels"] for outcome in verified] == [0, 8 * 224 * 224]
+    listed = json.loads(cope("cache", "ls", "--json", "--cache", cache).stdout)
+    assert [row["kind"] for row in listed] == ["encoded", "primitives"]
+    errors = json.loads(cope("bench", "--warp", "--json", "--cache", cache).stdout)
+    assert [row["num_p_slots"] for row in errors] == [7]
+
+
+def test_an_empty_cache_says_what_to_run(tmp_path):
+    result = cope("extract", "--cache", tmp_path / "nothing")
+    assert result.returncode == 1
+    assert "cope encode" in result.stderr
+
+
+def test_asking_without_a_model_names_both_ways(tmp_path):
+    result = cope("ask", SAMPLES / "still_scene.mp4", "What?", "--runs", tmp_path, "--cache", tmp_path / "c")
+    assert result.returncode == 1
+    assert "--model" in result.stderr
+    assert "cope train finetune" in result.stderr
+
+
+def test_token_tables_hold_the_papers_counts():
+    tables = json.loads(cope("bench", "--tokens", "--json").stdout)
+    assert [row["tokens_per_gop"] for row in tables["per_gop"]] == [280, 480, 880]
+    shares = {(row["benchmark"], row["keyframes_per_gop"]): row["ours_percent"] for row in tables["table_1"]}
+    assert shares["PerceptionTest", 1] == pytest.approx(7.1, abs=0.05)
+    assert shares["NextQA", 1] == pytest.approx(11.1, abs=0.05)
+    assert shares["ActivityNet-QA", 1] == pytest.approx(28.8, abs=0.05)
+    equal = [row for row in tables["savings"] if row["is_equal_rate"]]
+    assert [row["baseline_tokens"] for row in equal] == [13440]
+    assert equal[0]["k1_saving_percent"] == pytest.approx(83.3, abs=0.05)
+    longest = {row["context_tokens"]: row["k1_hours"] for row in tables["longest_video"]}
+    assert longest[1_000_000] == pytest.approx(7.94, abs=0.01)

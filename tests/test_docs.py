@@ -1,0 +1,70 @@
+"""The documents keep their promises: examples run, commands exist, links lead somewhere, the changelog is in step."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from typer.main import get_command
+
+import cope_cli
+from cope_cli.cli.main import app
+from cope_cli.cli.reference import command_reference
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "sample_videos" / "README.md"]
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE)
+
+
+def commands_of(page: Path) -> list[list[str]]:
+    """Every `cope ...` line of a page's plain code blocks."""
+    lines = [line.partition("#")[0].strip() for block in blocks(page, "") for line in block.splitlines()]
+    return [shlex.split(line)[1:] for line in lines if line.startswith("cope ")]
+
+
+def test_the_readmes_python_example_runs(tmp_path, monkeypatch):
+    (example,) = blocks(ROOT / "README.md", "python")
+    (tmp_path / "sample_videos").symlink_to(ROOT / "sample_videos")
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, object] = {}
+    exec(compile(example, "README.md", "exec"), names)  # the example itself is what is tested
+    primitives = names["primitives"]
+    assert primitives.motion(1).shape == (2, 224, 224)
+    assert primitives.residual(1).shape == (224, 224, 3)
+    assert primitives.slots.seconds[1] == 1.0
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_commands_in_the_docs_exist_and_take_their_options(page):
+    for arguments in commands_of(page):
+        command = get_command(app)
+        while arguments and arguments[0] in getattr(command, "commands", {}):
+            command = command.commands[arguments.pop(0)]
+        known = {option for parameter in command.params for option in parameter.opts} | {"--help"}
+        assert {argument for argument in arguments if argument.startswith("--")} <= known, (page.name, arguments)
+
+
+def test_the_readme_shows_every_stage():
+    shown = {command[0] for command in commands_of(ROOT / "README.md")}
+    assert shown >= {"encode", "extract", "train", "ask", "bench", "cache"}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_to_files(page):
+    for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
+        if "://" not in target:
+            assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+def test_the_command_reference_is_up_to_date():
+    assert command_reference().strip() in (ROOT / "docs" / "commands.md").read_text()
+
+
+def test_the_changelog_begins_with_this_version():
+    versions = re.findall(r"^## (\S+)", (ROOT / "docs" / "changelog.md").read_text(), re.MULTILINE)
+    assert versions[0] == cope_cli.__version__

@@ -305,3 +305,22 @@ def test_each_path_without_a_video_is_an_error_of_its_own(tmp_path: Path, clip: 
     assert found == [clip]
     assert "no video in this folder" in errors[str(empty)].message
     assert "no such file or folder" in errors[str(missing)].message
+
+
+def test_a_copy_of_an_encoded_video_is_found_by_its_content(filled_cache, tmp_path):
+    copy = tmp_path / "elsewhere" / "renamed.mp4"
+    copy.parent.mkdir()
+    copy.write_bytes(filled_cache.source.read_bytes())
+    assert [entry.name for entry in filled_cache.cache.find_encoded(str(copy))] == [filled_cache.encoded]
+
+
+def test_prune_offers_an_entry_with_a_missing_shard_or_a_damaged_part(filled_cache):
+    assert find_removable(filled_cache.cache) == []
+    (part,) = filled_cache.group.glob("frames/*/part-0")
+    manifest = part / "manifest.json"
+    whole = manifest.read_bytes()
+    manifest.write_bytes(whole[:-20])
+    assert [item.name for item in find_removable(filled_cache.cache)] == [filled_cache.primitives]
+    manifest.write_bytes(whole)
+    next(filled_cache.group.glob("motion/c*")).unlink()
+    assert [item.name for item in find_removable(filled_cache.cache)] == [filled_cache.primitives]

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from cope_cli.cache.frames import check_parts
 from cope_cli.cache.store import Cache, EncodedEntry
 from cope_cli.cache.temporary import dead_workspaces
 from cope_cli.errors import CopeError, EntryNotFoundError, StorageError
@@ -48,6 +49,8 @@ def tree_bytes(path: Path) -> int:
 def find_removable(cache: Cache) -> list[Removable]:
     """Return what is of no use: leftovers of killed processes, entries that cannot be used, superseded videos.
 
+    Sizes and metadata are looked at, not every byte: that is what `verify` is for.
+
     A video is superseded when a later entry was encoded from the same path with the same settings, after the file had
     changed; its primitives go with it.
     """
@@ -70,16 +73,27 @@ def find_removable(cache: Cache) -> list[Removable]:
         for path in sorted(cache.encoded_folder.glob("*.mp4"))
         if path.stem not in manifests
     ]
-    for name in cache.primitives_names():
-        path = cache.primitives_folder / f"{name}.zarr"
-        try:
-            entry = cache.primitives_entry(name)
-        except CopeError as error:
-            found.append(Removable(reason=error.message, name=name, paths=(path,)))
-        else:
-            if entry is not None and entry.encoded_name in superseded:
-                found.append(Removable(reason="superseded: its source has changed", name=name, paths=(path,)))
+    live = {entry.content_sha256 for entry in encoded if entry.name not in superseded}
+    found += [
+        removable for name in cache.primitives_names() if (removable := _primitives(cache, name, superseded, live))
+    ]
     return found
+
+
+def _primitives(cache: Cache, name: str, superseded: set[str], live: set[str]) -> Removable | None:
+    """Return a primitives entry that is damaged, or made from nothing but a superseded video."""
+    path = cache.primitives_folder / f"{name}.zarr"
+    try:
+        entry = cache.primitives_entry(name)
+        if entry is None:
+            return None
+        entry.check()
+        check_parts(entry, hashes=False)
+    except CopeError as error:
+        return Removable(reason=error.message, name=name, paths=(path,))
+    if entry.encoded_name in superseded and entry.manifest.source["sha256"] not in live:
+        return Removable(reason="superseded: its source has changed", name=name, paths=(path,))
+    return None
 
 
 def find_named(cache: Cache, names: Iterable[str]) -> list[Removable]:

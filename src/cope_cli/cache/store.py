@@ -20,6 +20,7 @@ from cope_cli.cache.manifest import KEY_DIGITS, Manifest
 from cope_cli.cache.temporary import remove_dead_workspaces, workspace
 from cope_cli.config import ENCODED_SCHEMA, PRIMITIVES_SCHEMA
 from cope_cli.errors import CacheCorruptError, CopeError, EntryNotFoundError
+from cope_cli.files import sha256_file
 
 MANIFEST = "manifest.json"
 _MAX_NAME = 80
@@ -164,7 +165,7 @@ class Cache:
         return entries, errors
 
     def find_encoded(self, wanted: str) -> list[EncodedEntry]:
-        """Return the encoded entries of a video named by entry name, source path or the path's end.
+        """Return the encoded entries of a video named by entry name, source path, the path's end, or equal content.
 
         Raises:
             EntryNotFoundError: none; the message lists what there is.
@@ -174,6 +175,9 @@ class Cache:
             return [exact]
         entries, _ = self.usable_encoded()
         found = [entry for entry in entries if matches_source(entry.source_path, wanted)]
+        if not found and Path(wanted).is_file():  # a copy, elsewhere, of a video that was encoded
+            content = sha256_file(Path(wanted))
+            found = [entry for entry in entries if entry.manifest.source["sha256"] == content]
         if not found:
             raise EntryNotFoundError(
                 f"{self.root}: no encoded video of {wanted}; it holds {_some(self.encoded_names())}",

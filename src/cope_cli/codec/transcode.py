@@ -3,8 +3,9 @@
 Covered: whatever FFmpeg decodes: any frame rate, VFR, rotation, odd sizes, 10-bit, size changes half-way.
 Not covered: audio and subtitles (dropped), transparency (dropped), HDR tone mapping (matrix conversion only).
 
-Measured traps, each held by a test: without `sc_threshold` the encoder puts I-frames at cuts; without a reset of
-`pict_type` it copies the source's; `global_quality` counts in units of 118 and needs `+qscale`.
+Measured traps, held by tests: without a reset of `pict_type` the encoder copies the source's I-frames; with `+qscale`
+and `global_quality` alone every quality gives the same bytes, `qmin` = `qmax` is what sets it. `sc_threshold` is a
+guard against I-frames at cuts, which the encoder is documented to make and never made here.
 """
 
 from __future__ import annotations

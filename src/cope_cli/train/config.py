@@ -66,7 +66,7 @@ class TrainConfig:
     cpu: bool = False
     skip_bad: bool = False
 
-    #: Steps and peak rate that the small model learns the sample videos with (measured).
+    #: Steps and peak rate of the small seeded model, measured on the sample videos.
     SMALL_STEPS: ClassVar[int]
     SMALL_LEARNING_RATE: ClassVar[float]
     #: Fields that change neither the outcome nor the data: a resumed run may have others.
@@ -128,8 +128,9 @@ class PretrainConfig(TrainConfig):
     batch_size: int = 16
     delta_preset: str | None = None
 
-    SMALL_STEPS: ClassVar[int] = 100
-    SMALL_LEARNING_RATE: ClassVar[float] = 1e-3
+    #: The loss falls to 0.80 of that of copying the slot before, and goes on falling.
+    SMALL_STEPS: ClassVar[int] = 60
+    SMALL_LEARNING_RATE: ClassVar[float] = 2e-3
 
     def resolved_learning_rate(self, num_ranks: int = 1) -> float:
         """Return the peak rate: the one given, the small model's, or 6.25e-5 * global batch / 64."""
@@ -158,7 +159,7 @@ class FinetuneConfig(TrainConfig):
 
     data: Path
     video_root: Path | None = None
-    batch_size: int = 4
+    batch_size: int = 8
     keyframes: int = 4
     max_gops: int = 64
     delta_encoder: Path | str | None = None
@@ -166,8 +167,9 @@ class FinetuneConfig(TrainConfig):
     train_vision: bool = False
     vision_learning_rate: float = 2e-6
 
-    SMALL_STEPS: ClassVar[int] = 200
-    SMALL_LEARNING_RATE: ClassVar[float] = 2e-3
+    #: 60 passes over 20 items: eight questions were known by heart after 60 passes.
+    SMALL_STEPS: ClassVar[int] = 150
+    SMALL_LEARNING_RATE: ClassVar[float] = 3e-3
     #: LLaVA-Video's and the paper's.
     LEARNING_RATE: ClassVar[float] = 1e-5
 

@@ -24,13 +24,13 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 
 demo: install
 	$(COPE) encode sample_videos
-	$(COPE) extract --fusion 30 --frame-size 112 --store-frames all
+	$(COPE) extract --fusion 30 --grid 112 --frame-size 112 --store-frames all
 	$(COPE) cache verify
 	rm -rf $(DEMO)/runs
-	$(COPE) train pretrain
-	$(COPE) train finetune --data sample_videos/qa.json
-	$(COPE) ask sample_videos/red_circle_right_then_left.mp4 "What happened?"
-	$(COPE) ask sample_videos/camera_pan.mp4 "Which way does the camera move?"
+	$(COPE) train pretrain --grid 112 --steps 40
+	$(COPE) train finetune --grid 112 --keyframes 1 --steps 60 --batch-size 6 --data sample_videos/captions.json
+	$(COPE) ask sample_videos/red_circle_right_then_left.mp4 "What happened?" --keyframes 1
+	$(COPE) ask sample_videos/camera_pan.mp4 "What happened?" --keyframes 1
 	$(COPE) bench --tokens
 
 test: install-dev lint

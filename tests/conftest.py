@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,6 +16,9 @@ from cope_cli.stages.encode import encode_video
 from cope_cli.stages.extract import FramesRequest, extract_video
 from cope_cli.stages.scenes import render
 from made_videos import pan_scene
+
+# Tests run in one process per core: torch threads on top of that would wait for one another. Read when torch loads.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 REAL_VIDEOS = Path(__file__).resolve().parents[1].parent / "shared" / "videos"
 

@@ -10,11 +10,17 @@ import sys
 from pathlib import Path
 
 import pytest
+from typer.main import get_command
 from typer.testing import CliRunner
 
+from cope_cli.api.ask import AskConfig
 from cope_cli.cli.main import app
+from cope_cli.config import EncodeConfig, ExtractConfig
+from cope_cli.train.config import FinetuneConfig, PretrainConfig
 
 SAMPLES = Path(__file__).parents[1] / "sample_videos"
+#: Options whose names are shorter than the settings they set.
+TRAIN_NAMES = {"fusion": "fusion_frames", "grid": "grid_px", "lr": "learning_rate", "warmup": "warmup_steps"}
 HEAVY = ("torch", "av", "zarr", "numba", "transformers", "numpy", "matplotlib")
 
 
@@ -137,3 +143,27 @@ def test_token_tables_hold_the_papers_counts():
     assert equal[0]["k1_saving_percent"] == pytest.approx(83.3, abs=0.05)
     longest = {row["context_tokens"]: row["k1_hours"] for row in tables["longest_video"]}
     assert longest[1_000_000] == pytest.approx(7.94, abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ("command", "config", "renamed"),
+    [
+        ("encode", EncodeConfig(), {"gop": "gop_frames", "short_side": "short_side_px"}),
+        ("extract", ExtractConfig(), {"fusion": "fusion_frames", "grid": "grid_px"}),
+        ("train pretrain", PretrainConfig(), TRAIN_NAMES),
+        ("train finetune", FinetuneConfig(data=Path("qa.json")), TRAIN_NAMES),
+        ("ask", AskConfig(), {"keyframes": "keyframes_per_gop", "fusion": "fusion_frames"}),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_defaults_of_the_command_line_are_those_of_the_library(command, config, renamed):
+    found = get_command(app)
+    for name in command.split():
+        found = found.commands[name]
+    compared = 0
+    for parameter in found.params:
+        field = renamed.get(parameter.name, parameter.name)
+        if hasattr(config, field) and parameter.name not in ("data", "model", "video"):
+            assert parameter.default == getattr(config, field), parameter.name
+            compared += 1
+    assert compared >= 3

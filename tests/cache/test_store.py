@@ -7,12 +7,14 @@ import shutil
 from dataclasses import fields, replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from cope_cli.cache.listing import list_cache
 from cope_cli.cache.manifest import FileRecord, Manifest, fingerprint
+from cope_cli.cache.primitives import Primitives
 from cope_cli.cache.prune import find_named, find_removable
 from cope_cli.cache.store import Cache, entry_name
 from cope_cli.cache.verify import verify_encoded, verify_primitives
@@ -324,3 +326,15 @@ def test_prune_offers_an_entry_with_a_missing_shard_or_a_damaged_part(filled_cac
     manifest.write_bytes(whole)
     next(filled_cache.group.glob("motion/c*")).unlink()
     assert [item.name for item in find_removable(filled_cache.cache)] == [filled_cache.primitives]
+
+
+def test_p_slots_read_together_equal_those_read_one_by_one(filled_cache):
+    primitives = Primitives(filled_cache.cache.primitives_entry(filled_cache.primitives))
+    slots = [int(slot) for slot in np.flatnonzero(~primitives.slots.is_iframe)]
+    for wanted in (slots, slots[::2], slots[:1], []):
+        motion, residual = primitives.p_slots(wanted)
+        assert motion.shape == (len(wanted), 2, 32, 32)
+        assert residual.shape == (len(wanted), 32, 32, 3)
+        for index, slot in enumerate(wanted):
+            np.testing.assert_array_equal(motion[index], primitives.motion(slot))
+            np.testing.assert_array_equal(residual[index], primitives.residual(slot))

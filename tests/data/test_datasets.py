@@ -231,7 +231,7 @@ def test_a_damaged_sample_stops_or_comes_back_by_name(
 def test_an_item_too_long_for_the_context_is_named_not_cut(
     cache_of_two: Cache, items: list[Item], builder: PromptBuilder
 ) -> None:
-    dataset = _finetune(cache_of_two, items, replace(builder, context_tokens=300))
+    dataset = _finetune(cache_of_two, items, replace(builder, context_tokens=100))
     with pytest.raises(DataError, match=r"item 1 \(id '1'\), entry .*not even one GOP fits"):
         dataset[1]
 

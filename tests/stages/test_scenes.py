@@ -13,7 +13,7 @@ import pytest
 
 from cope_cli.codec.clips import write_h264
 from cope_cli.errors import StorageError
-from cope_cli.stages.samples import sample_questions, sample_scenes, write_sample_videos
+from cope_cli.stages.samples import sample_captions, sample_questions, sample_scenes, write_sample_videos
 from cope_cli.stages.scenes import Pan, Scene, Shape, Shot, Waypoint, render
 
 SAMPLES = Path(__file__).parents[2] / "sample_videos"
@@ -225,10 +225,11 @@ def test_write_sample_videos_writes_every_clip_and_the_questions(tmp_path: Path,
     monkeypatch.setattr("cope_cli.stages.samples.sample_scenes", lambda: short)
     seen = []
     paths = write_sample_videos(tmp_path / "out", lambda done, total: seen.append((done, total)))
-    assert [path.name for path in paths] == [*(f"{name}.mp4" for name in SCENES), "qa.json"]
+    assert [path.name for path in paths] == [*(f"{name}.mp4" for name in SCENES), "qa.json", "captions.json"]
     assert sorted(paths) == sorted((tmp_path / "out").iterdir())
     assert seen == [(done, 21) for done in range(1, 22)]  # 3 frames a shot; one scene has two shots
-    assert json.loads(paths[-1].read_text()) == sample_questions()
+    assert json.loads(paths[-2].read_text()) == sample_questions()
+    assert [item["video"] for item in json.loads(paths[-1].read_text())] == [f"{name}.mp4" for name in SCENES]
 
 
 @by_name
@@ -262,6 +263,7 @@ def test_shapes_move_fast_enough_for_block_vectors_and_stop_inside_the_picture()
 
 def test_committed_questions_are_those_of_the_code():
     assert json.loads((SAMPLES / "qa.json").read_text()) == sample_questions()
+    assert json.loads((SAMPLES / "captions.json").read_text()) == sample_captions()
 
 
 def test_questions_have_the_format_of_llava_video_178k():

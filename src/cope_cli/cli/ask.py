@@ -46,7 +46,7 @@ def ask(
     from cope_cli.cache.store import Cache
 
     folder = find_model(model, runs)
-    show.err.print(f"model: {folder}", style="dim", highlight=False)
+    show.err.print(f"model: {folder}", style="dim", highlight=False, soft_wrap=True)
     loaded = load_model(folder, device)
     with show.batch_progress("stages", 0) as progress:
 
@@ -60,7 +60,7 @@ def ask(
         show.print_json({"model": str(folder), **vars(answer)})
     else:
         typer.echo()
-        show.err.print(_summary(answer), style="dim", highlight=False)
+        show.err.print(_summary(answer), style="dim", highlight=False, soft_wrap=True)
 
 
 def _summary(answer: Answer) -> str:

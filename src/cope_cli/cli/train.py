@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -109,7 +109,7 @@ def finetune(
     grid: GridOption = 224,
     steps: StepsOption = None,
     epochs: EpochsOption = None,
-    batch_size: BatchOption = 4,
+    batch_size: BatchOption = 8,
     accumulate: AccumulateOption = 1,
     lr: RateOption = None,
     warmup: WarmupOption = None,
@@ -180,6 +180,7 @@ def _train(
             config,
             folder,
             resume=resume,
+            on_begin=_say_what_is_trained,
             on_progress=lambda step, total, metrics: progress.step(kind, step, total, metrics),
             on_frames=lambda entry, done, total: progress.update(f"RGB slots of {entry}", done, total),
         )
@@ -189,8 +190,25 @@ def _train(
         last = metrics[-1] if metrics else None
         show.print_json({"run": folder, "result": result, "last": last, "skipped": skipped})
         return
-    losses = [line["loss"] for line in metrics if "loss" in line]
-    show.out.print(f"{folder}: {len(losses)} steps logged, loss {losses[0]:.4f} -> {losses[-1]:.4f}", highlight=False)
-    show.out.print(f"  result {result}; curve {folder / 'loss.png'}", highlight=False)
+    _show_losses(folder, metrics)
+    show.out.print(f"  result {result}; curve {folder / 'loss.png'}", highlight=False, soft_wrap=True)
     if skipped:
         show.out.print(f"  {len(skipped)} samples left out: {folder / 'skipped.jsonl'}", style="yellow")
+
+
+def _say_what_is_trained(record: Mapping[str, Any]) -> None:
+    show.err.print(f"base: {record['base_model']}", style="dim", highlight=False, soft_wrap=True)
+    show.err.print(f"Delta-encoder: {record['delta_encoder']}", style="dim", highlight=False, soft_wrap=True)
+
+
+def _show_losses(folder: Path, metrics: Sequence[Mapping[str, float]]) -> None:
+    """Print the loss over the first and the last tenth of a run; for pretrain that of copying the slot before too."""
+    count = max(1, len(metrics) // 10)
+
+    def mean(name: str, lines: Sequence[Mapping[str, float]]) -> float:
+        return sum(line[name] for line in lines) / len(lines)
+
+    text = f"{folder}: loss {mean('loss', metrics[:count]):.3f} -> {mean('loss', metrics[-count:]):.3f}"
+    if "copy_loss" in metrics[-1]:
+        text += f", where copying the slot before gives {mean('copy_loss', metrics[-count:]):.3f}"
+    show.out.print(f"{text} (means of {count} of {len(metrics)} logged steps)", highlight=False, soft_wrap=True)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 from collections import OrderedDict
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -84,12 +83,13 @@ def read_visuals(primitives: Primitives, frames: Frames, plan: TokenPlan, size_p
         LookupError: an RGB slot was never stored.
         CacheCorruptError: a checksum fails.
     """
-    grid, slots = primitives.grid_px, plan.delta_slots
+    rgb = [frames.rgb(slot) for slot in plan.rgb_slots]
+    motion, residual = primitives.p_slots(plan.delta_slots)
     return Visuals(
-        rgb=_stacked([frames.rgb(slot) for slot in plan.rgb_slots], (size_px, size_px, 3), np.uint8),
-        motion=_stacked([primitives.motion(slot) for slot in slots], (2, grid, grid), np.int16),
-        residual=_stacked([primitives.residual(slot) for slot in slots], (grid, grid, 3), np.int16),
-        frame_size_px=np.tile(_frame_size_px(primitives), (len(slots), 1)),
+        rgb=np.stack(rgb) if rgb else np.empty((0, size_px, size_px, 3), np.uint8),
+        motion=motion,
+        residual=residual,
+        frame_size_px=np.tile(_frame_size_px(primitives), (len(motion), 1)),
     )
 
 
@@ -106,10 +106,6 @@ def read_pair(primitives: Primitives, frames: Frames, slot: int) -> PairSample:
         residual=residual,
         frame_size_px=_frame_size_px(primitives),
     )
-
-
-def _stacked(arrays: Sequence[NDArray[Any]], shape: tuple[int, ...], dtype: type) -> NDArray[Any]:
-    return np.stack(arrays) if arrays else np.empty((0, *shape), dtype)
 
 
 def _frame_size_px(primitives: Primitives) -> NDArray[np.int32]:

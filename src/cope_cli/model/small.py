@@ -1,7 +1,7 @@
 """A small seeded model with the same parts, the same code path and the same files as a large one.
 
 It has random weights: for tests, demonstrations and as a start for training on a machine without downloads. About
-1.9 M parameters; 49 RGB tokens and 7 newlines per RGB slot, because its vision encoder sees 112 x 112 pixels.
+2.1 M parameters; 49 RGB tokens and 7 newlines per RGB slot, because its vision encoder sees 112 x 112 pixels.
 """
 
 from __future__ import annotations
@@ -29,15 +29,46 @@ CHAT_TEMPLATE = (
 )
 
 
+# Words that become single tokens, with and without a space before them: those of the prompt, and what questions about
+# moving shapes are made of. Anything else is spelled with shorter pieces, in the end with bytes.
+_PROMPT_WORDS = """
+You are a helpful assistant system user The video lasts for seconds and slots sampled from it one slot per of them
+frames These located at Please answer the following questions related to this uniformly its parts
+"""
+_WORDS = """
+a about after again all along already also an and another any appear appears are around as at away back background be
+before begin begins behind between black blue both bottom bounces but by camera can centre change changes circle colour
+come comes correct count cross crosses cut describe did direction disappear disappears do does down during each end ends
+enters exactly fast faster first five following four frame from front go goes green grow grows had happen happened
+happens has have hits how in into is it its last leave leaves left less letter longer look many meet meets more most
+move moved moves moving much near nearer never next no not nothing now object objects of off on once one only open
+option or orange other out over pan pans part parts pass passes pattern picture please purple race reach reaches red
+respond rests reverse right rotate rotates same scene second seconds see seen shape shapes shot shots show shown side
+six size slow slower small square stand stands start starts stay stays still stop stops straight take takes ten than
+that the their them then there these they third this three time times to together top towards triangle turn turns two
+until up very video view visible was way were what when where which while white who whole with without world yellow yes
+A B C D It The What Which Where When How Does Is Are Please Yes No Nothing
+"""
+
+
 def build_small_tokenizer() -> Any:
-    """Return a byte-level tokenizer: one token per byte (ids 0 to 255), then the four special tokens of ChatML."""
-    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+    """Return a byte-level BPE tokenizer: bytes, some hundred whole words, then the four special tokens of ChatML.
+
+    Any text can be written with it, and it is built here, from the words above.
+    """
+    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    tokenizer = Tokenizer(models.BPE(vocab={symbol: index for index, symbol in enumerate(alphabet)}, merges=[]))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    words = sorted({*_PROMPT_WORDS.split(), *_WORDS.split()})
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
     tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=2**16,  # never reached: training ends when every word is one token
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator([*words, *(f" {word}" for word in words)], trainer)
     tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in SPECIAL_TOKENS])
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,

@@ -41,15 +41,20 @@ def sample_questions() -> list[dict[str, Any]]:
     return items
 
 
+def sample_captions() -> list[dict[str, Any]]:
+    """Return the items that ask "What happened?", one per clip: the same question, so only the video tells."""
+    return [item for item in sample_questions() if item["conversations"][0]["value"] == "<image>\nWhat happened?"]
+
+
 def write_sample_videos(folder: Path, progress: Callable[[int, int], None] | None = None) -> list[Path]:
-    """Write the sample clips and `qa.json`, the questions about them.
+    """Write the sample clips, `qa.json` with the questions about them, and `captions.json` with "What happened?" alone.
 
     Args:
         folder: where to; made if need be, files of these names are replaced.
         progress: called after each frame with the number of frames written so far and the number of all frames.
 
     Returns:
-        The clips in the order of `sample_scenes`, then `qa.json`.
+        The clips in the order of `sample_scenes`, then `qa.json` and `captions.json`.
 
     Raises:
         StorageError: the disk is full or the folder cannot be written.
@@ -69,8 +74,9 @@ def write_sample_videos(folder: Path, progress: Callable[[int, int], None] | Non
     for scene in scenes:
         paths.append(folder / f"{scene.name}.mp4")
         write_h264(counted(scene), paths[-1], fps=scene.fps, crf=_SAMPLE_CRF)
-    paths.append(folder / "qa.json")
-    write_text(paths[-1], json.dumps(sample_questions(), indent=2) + "\n")
+    for name, items in (("qa.json", sample_questions()), ("captions.json", sample_captions())):
+        paths.append(folder / name)
+        write_text(paths[-1], json.dumps(items, indent=2) + "\n")
     return paths
 
 

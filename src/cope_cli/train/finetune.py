@@ -26,6 +26,7 @@ from cope_cli.train.config import FRESH, FinetuneConfig
 from cope_cli.train.runs import RunFolder, newest_checkpoint, newest_finished_run, result_folder
 from cope_cli.train.setup import (
     Base,
+    OnBegin,
     OnFrames,
     OnProgress,
     add_frames,
@@ -166,6 +167,7 @@ def finetune(
     run_folder: Path,
     *,
     resume: bool = False,
+    on_begin: OnBegin = lambda record: None,
     on_progress: OnProgress = lambda step, total, metrics: None,
     on_frames: OnFrames = lambda entry, done, total: None,
 ) -> Path:
@@ -176,6 +178,7 @@ def finetune(
         config: the settings.
         run_folder: where the run goes; pretrain runs are looked for beside it.
         resume: go on with an unfinished run.
+        on_begin: called once with what config.json says: base model, Delta-encoder, settings.
         on_progress: called with (step, steps in all, logged values).
         on_frames: called with (entry, seconds done, seconds in all) while RGB slots are added.
 
@@ -213,7 +216,9 @@ def finetune(
         on_frames=on_frames,
     )
     values = {"learning_rate": rate, "steps": arguments.max_steps, "num_items": len(dataset), "delta_encoder": source}
-    run.begin(record(config, base, dataset.entry_names, **values), bad)
+    described = record(config, base, dataset.entry_names, **values)
+    run.begin(described, bad)
+    on_begin(described)
     run_training(
         recipe=FinetuneRecipe(
             tokenizer=base.tokenizer,

@@ -28,6 +28,7 @@ from cope_cli.train.config import PretrainConfig
 from cope_cli.train.runs import RunFolder
 from cope_cli.train.setup import (
     Base,
+    OnBegin,
     OnFrames,
     OnProgress,
     add_frames,
@@ -149,6 +150,7 @@ def pretrain(
     run_folder: Path,
     *,
     resume: bool = False,
+    on_begin: OnBegin = lambda record: None,
     on_progress: OnProgress = lambda step, total, metrics: None,
     on_frames: OnFrames = lambda entry, done, total: None,
 ) -> Path:
@@ -161,6 +163,7 @@ def pretrain(
         config: the settings.
         run_folder: where the run goes.
         resume: go on with an unfinished run.
+        on_begin: called once with what config.json says: base model, Delta-encoder, settings.
         on_progress: called with (step, steps in all, logged values).
         on_frames: called with (entry, seconds done, seconds in all) while RGB slots are added.
 
@@ -192,18 +195,18 @@ def pretrain(
         skip_bad=config.skip_bad,
         on_frames=on_frames,
     )
-    run.begin(
-        record(
-            config,
-            base,
-            dataset.entry_names,
-            learning_rate=rate,
-            steps=arguments.max_steps,
-            num_pairs=len(dataset),
-            delta_encoder=model.delta_encoder.config.to_dict(),
-        ),
-        bad,
+    described = record(
+        config,
+        base,
+        dataset.entry_names,
+        learning_rate=rate,
+        steps=arguments.max_steps,
+        num_pairs=len(dataset),
+        delta_encoder=f"fresh, {model.delta_encoder.num_parameters():,} parameters",
+        delta_encoder_config=model.delta_encoder.config.to_dict(),
     )
+    run.begin(described, bad)
+    on_begin(described)
     recipe = PretrainRecipe(
         fusion_frames=config.fusion_frames,
         vision_sha256=base.vision_sha256,

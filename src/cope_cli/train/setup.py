@@ -25,6 +25,8 @@ from cope_cli.train.config import TrainConfig
 OnProgress = Callable[[int, int, Mapping[str, float]], None]
 #: Called with (entry, seconds done, seconds in all) while RGB slots are added.
 OnFrames = Callable[[str, float, float], None]
+#: Called with what config.json says, before training.
+OnBegin = Callable[[Mapping[str, Any]], None]
 #: The small model's weights are always these: pretrain and finetune must agree on its vision tower.
 SMALL_MODEL_SEED = 0
 

@@ -38,12 +38,13 @@ class FrameSize:
         return (-(-self.height // 16) * per_macroblock, -(-self.width // 16) * per_macroblock, 2)
 
 
-def block_grid(records: NDArray[np.void] | None, size: FrameSize) -> Int16:
+def block_grid(records: NDArray[np.void] | None, size: FrameSize, out: Int16 | None = None) -> Int16:
     """Turn one P-frame's motion-vector records into a block grid.
 
     Args:
         records: FFmpeg's records, or None for a P-frame made of intra macroblocks only.
         size: the stream's picture size.
+        out: where to put it; new memory if None.
 
     Returns:
         (rows, cols, 2) int16, displacement (x, y), current minus reference position, in half-pixels.
@@ -51,8 +52,10 @@ def block_grid(records: NDArray[np.void] | None, size: FrameSize) -> Int16:
     Raises:
         VideoError: the vectors are of a kind this module does not cover.
     """
-    grid = np.zeros(size.block_grid_shape, np.int16)
-    if records is not None and kernels.fill_blocks(records, grid):
+    grid = np.empty(size.block_grid_shape, np.int16) if out is None else out
+    if records is None:
+        grid[:] = 0
+    elif kernels.fill_blocks(records, grid):
         raise VideoError(
             "motion vectors that are not half-pixel vectors into the frame before (B-frames or quarter-pixels)",
             "Only streams made by `cope encode` can be extracted.",
@@ -60,11 +63,11 @@ def block_grid(records: NDArray[np.void] | None, size: FrameSize) -> Int16:
     return grid
 
 
-def fuse_motion(window: Sequence[Int16], size: FrameSize, grid_px: int) -> Int16:
+def fuse_motion(window: Sequence[Int16] | Int16, size: FrameSize, grid_px: int) -> Int16:
     """Compose a window's block grids into one motion field.
 
     Args:
-        window: the block grids of the P-frames since the slot before, oldest first.
+        window: the block grids of the P-frames since the slot before, oldest first; best as one array.
         size: the stream's picture size.
         grid_px: grid side G.
 
@@ -72,7 +75,7 @@ def fuse_motion(window: Sequence[Int16], size: FrameSize, grid_px: int) -> Int16
         (2, G, G) int16, displacement (x, y) in half-pixels of each grid point since the slot before.
     """
     motion = np.empty((2, grid_px, grid_px), np.int16)
-    kernels.trace(np.stack(window), size.width, size.height, motion)
+    kernels.trace(np.asarray(window), size.width, size.height, motion)
     return motion
 
 

@@ -70,7 +70,9 @@ def extract_slots(
         VideoError: the stream cannot be decoded, or its picture types are not those of `slots`.
     """
     slot_at = {slot.frame: slot for slot in slots}
-    window: list[Int16] = []
+    window: Int16 | None = None  # block grids of one fusion window, allocated once
+    capacity = max((slot.window_frames for slot in slots), default=0)
+    num_in_window = 0
     previous: UInt8 | None = None
     num_found = 0
     for frame in read_frames(path):
@@ -79,19 +81,22 @@ def extract_slots(
         if frame.is_iframe != (slot is not None and slot.is_iframe):
             kind = "an I-frame" if frame.is_iframe else "a P-frame"
             raise VideoError(f"{path}: frame {frame.index} is {kind}, which its container does not say")
+        if window is None:
+            window = np.empty((capacity, *frame.size.block_grid_shape), np.int16)
         if frame.is_iframe:
-            window.clear()
-        else:
-            window.append(block_grid(frame.vectors, frame.size))
+            num_in_window = 0
+        elif num_in_window < capacity:
+            block_grid(frame.vectors, frame.size, window[num_in_window])
+            num_in_window += 1
         if slot is None:
             continue
         rgb = _rgb(frame, rgb_size_px) if slot.frame in rgb_frames else None
         grid_frame = frame.picture.to_grid(grid_px, frame.colour)
         motion = residual = None
         if previous is not None and not slot.is_iframe:
-            motion = fuse_motion(window, frame.size, grid_px)
+            motion = fuse_motion(window[:num_in_window], frame.size, grid_px)
             residual = residual_of(grid_frame, warp(previous, motion, frame.size))
-        window.clear()
+        num_in_window = 0
         previous = grid_frame
         num_found += 1
         yield SlotPrimitives(

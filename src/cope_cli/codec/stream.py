@@ -28,14 +28,32 @@ _DECODER_OPTIONS = {"flags": "+bitexact", "idct": "simpleauto"}
 
 @dataclass(frozen=True, kw_only=True)
 class StreamFrame:
-    """One decoded frame; `picture` and `vectors` are views of the decoder's buffers, which they keep alive."""
+    """One decoded frame; `picture` and `vectors` are views of the decoder's buffers, which they keep alive.
+
+    Attributes:
+        index: place in the stream, from 0.
+        is_iframe: I-frame or P-frame.
+        vectors: motion-vector records, None where there are none.
+        size: picture size.
+        colour: how the stream's pixels are to be read.
+        decoded: PyAV's frame.
+    """
 
     index: int
     is_iframe: bool
-    picture: Picture
     vectors: NDArray[np.void] | None
     size: FrameSize
     colour: Colour
+    decoded: av.VideoFrame
+
+    @property
+    def picture(self) -> Picture:
+        """The frame's planes, without the padding at the end of each line."""
+        luma, cb, cr = (
+            np.frombuffer(memoryview(plane), np.uint8).reshape(-1, plane.line_size)[: plane.height, : plane.width]
+            for plane in self.decoded.planes
+        )
+        return Picture(luma=luma, cb=cb, cr=cr)
 
 
 _AGAIN = "Run `cope encode --force` on its source again."
@@ -96,10 +114,10 @@ def read_frames(path: Path, *, with_vectors: bool = True) -> Iterator[StreamFram
             yield StreamFrame(
                 index=index,
                 is_iframe=frame.pict_type == av.video.frame.PictureType.I,
-                picture=picture_of(frame),
                 vectors=_vectors_of(frame) if with_vectors else None,
                 size=size,
                 colour=colour,
+                decoded=frame,
             )
 
 
@@ -121,12 +139,3 @@ def _vectors_of(frame: av.VideoFrame) -> NDArray[np.void] | None:
         return None
     records: NDArray[np.void] = side_data.to_ndarray()
     return records
-
-
-def picture_of(frame: av.VideoFrame) -> Picture:
-    """Return views of a 4:2:0 frame's planes, without the padding at the end of each line."""
-    planes = [
-        np.frombuffer(memoryview(plane), np.uint8).reshape(-1, plane.line_size)[: plane.height, : plane.width]
-        for plane in frame.planes
-    ]
-    return Picture(luma=planes[0], cb=planes[1], cr=planes[2])

@@ -170,7 +170,7 @@ class Primitives:
     def p_slots(self, slots: Sequence[int]) -> tuple[Int16, Int16]:
         """Return motion (n, 2, G, G) and residual (n, G, G, 3), both int16, of n P-frame slots.
 
-        Neighbouring slots are read together, twice as fast as one by one.
+        Neighbouring slots are read together, which is faster than one by one.
         """
         rows = [self._payload(slot, is_iframe=False) for slot in slots]
         grid = self.grid_px

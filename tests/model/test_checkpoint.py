@@ -159,7 +159,7 @@ def test_a_loaded_model_ends_its_answers_at_the_tokenizers_end_of_turn(saved: Pa
     edit_json(saved / "generation_config.json", eos_token_id=7, pad_token_id=7)
     loaded = load_videolm(saved)
     settings = loaded.model.base.generation_config
-    assert (settings.eos_token_id, settings.pad_token_id) == (258, 256)
+    assert (settings.eos_token_id, settings.pad_token_id) == (1062, 1060)
 
 
 def test_a_missing_folder_and_a_foreign_one_are_told_apart(tmp_path: Path) -> None:
@@ -174,7 +174,7 @@ def test_a_tokenizer_that_does_not_fit_is_refused_before_anything_is_written(
 ) -> None:
     tokenizer = build_small_tokenizer()
     tokenizer.add_tokens(["<more>"])
-    with pytest.raises(CheckpointError, match="261 tokens, the model 260 embeddings"):
+    with pytest.raises(CheckpointError, match="1065 tokens, the model 1064 embeddings"):
         save_videolm(small[0], tokenizer, tmp_path / "model", fusion_frames=30)
     assert list(tmp_path.iterdir()) == []
 

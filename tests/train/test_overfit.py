@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
-import torch
-from train_setup import SAMPLES, SIZE_PX, fill, finetune_config, write_qa
+from train_setup import SIZE_PX, fill, finetune_config, write_qa
 
 from cope_cli.cache.frames import Frames
 from cope_cli.cache.primitives import Primitives
@@ -18,33 +16,13 @@ from cope_cli.data.prompt import PromptBuilder, Timeline
 from cope_cli.data.samples import Sample, read_visuals
 from cope_cli.data.videos import VideoIndex
 from cope_cli.model.checkpoint import LoadedVideoLM, load_videolm, save_videolm
-from cope_cli.model.small import build_small_tokenizer, build_small_videolm
+from cope_cli.model.small import build_small_videolm
 from cope_cli.train.finetune import finetune
 from cope_cli.train.runs import RunFolder
 
 # "What happened?" is asked of three videos: only what is seen can tell which answer is meant.
 IDS = ["still_scene-0", "still_scene-1", "still_scene-2", "hard_cut-0", "hard_cut-1", "hard_cut-2"]
 IDS += ["camera_pan-0", "camera_pan-1"]
-
-
-def _save_tiny_model(folder: Path, grid_px: int) -> None:
-    """The small model with a tokenizer that knows the questions' words: a third of the tokens, so a third of the time.
-
-    It is a checkpoint like any other, so this is also a test of finetuning from a folder.
-    """
-    texts = [turn["value"] for item in json.loads((SAMPLES / "qa.json").read_text()) for turn in item["conversations"]]
-    instruction = (
-        "You are a helpful assistant. system user assistant The video lasts for 0.00 seconds, and 0 slots are sampled "
-        "from it, one slot per 1.00 seconds; 2 of them are frames. These frames are located at 0.00s,8.00s.Please "
-        "answer the following questions related to this video."
-    )
-    tokenizer = build_small_tokenizer()
-    tokenizer = tokenizer.train_new_from_iterator([*texts, *[instruction] * 3], 800)
-    model, _ = build_small_videolm(grid_px=grid_px)
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        model.base.resize_token_embeddings(len(tokenizer), mean_resizing=False)
-    save_videolm(model, tokenizer, folder, fusion_frames=30)
 
 
 def _answers(loaded: LoadedVideoLM, cache: Cache, data: Path, grid_px: int) -> tuple[list[str], list[str]]:
@@ -71,7 +49,7 @@ def test_eight_questions_are_learned_by_heart(tmp_path: Path) -> None:
     cache, grid_px = Cache(tmp_path / "cache"), 64
     fill(cache, ["still_scene", "hard_cut", "camera_pan"], grid_px=grid_px)
     data = write_qa(tmp_path / "qa.json", IDS)
-    _save_tiny_model(tmp_path / "tiny", grid_px)
+    save_videolm(*build_small_videolm(grid_px=grid_px), tmp_path / "tiny", fusion_frames=30)
     run = RunFolder(tmp_path / "runs" / "finetune-1", "finetune")
     config = finetune_config(data, model=tmp_path / "tiny", grid_px=grid_px, batch_size=8, steps=60, learning_rate=3e-3)
     finetune(cache, config, run.path)

@@ -277,7 +277,7 @@ def test_workers_end_with_a_killed_parent(tmp_path: Path):
     command = [sys.executable, str(tmp_path / "script.py"), str(Path(__file__).parents[1]), str(tmp_path)]
     with subprocess.Popen(command) as process:
         deadline = time.monotonic() + 60
-        while not (tmp_path / "a").exists() and time.monotonic() < deadline:
+        while not all((tmp_path / name).exists() for name in "ab") and time.monotonic() < deadline:
             time.sleep(0.05)
         process.kill()
     time.sleep(1.0)

@@ -167,3 +167,13 @@ def test_defaults_of_the_command_line_are_those_of_the_library(command, config, 
             assert parameter.default == getattr(config, field), parameter.name
             compared += 1
     assert compared >= 3
+
+
+def test_a_missing_extra_is_named_with_the_command_that_installs_it(tmp_path):
+    code = "import sys; sys.modules['torch'] = None; sys.argv[0] = 'cope'; from cope_cli.cli.main import run; run()"
+    command = [sys.executable, "-c", code, "train", "pretrain", "--cache", str(tmp_path), "--runs", str(tmp_path / "r")]
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert result.returncode == 1
+    assert "torch is not installed" in result.stderr
+    assert "pip install 'cope_cli[models]'" in result.stderr
+    assert "Traceback" not in result.stderr

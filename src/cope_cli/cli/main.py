@@ -11,6 +11,10 @@ from cope_cli import __version__
 from cope_cli.cli import ask, bench, cache, data, train
 from cope_cli.errors import CopeError, UsageError
 
+#: Packages of the extra `models`, which the data stages do without.
+_MODELS_EXTRA = frozenset({"torch", "transformers", "accelerate", "safetensors", "tokenizers", "matplotlib"})
+_INSTALL = "Install what training and asking need: pip install 'cope_cli[models]'"
+
 app = typer.Typer(
     name="cope",
     help="Video for language models from codec primitives: keyframes as RGB tokens, Delta-tokens between them.",
@@ -53,6 +57,11 @@ def run() -> None:
         sys.exit(2)
     except CopeError as error:
         _complain(error)
+        sys.exit(1)
+    except ModuleNotFoundError as error:
+        if error.name not in _MODELS_EXTRA:
+            raise
+        _complain(CopeError(f"{error.name} is not installed, which this command needs", _INSTALL))
         sys.exit(1)
     except BrokenPipeError:  # the reader of a pipe has left, as `head` does
         sys.stderr.close()

@@ -60,39 +60,45 @@ def trace(blocks, width_px, height_px, out):  # type: ignore[no-untyped-def]
     """Follow every grid point back through a window of block grids (fused motion, paper 3.1).
 
     Positions are in half-pixels of the stream; a point starts at its cell's centre in the window's last frame, and
-    is clamped to the picture after every step, as the codec clamps its references. The loop over frames is outside,
-    so that the points' look-ups do not wait for one another, which is much faster than point by point.
+    is clamped to the picture after every step, as the codec clamps its references. A row of points takes each step
+    together, in three loops: the compiler turns the first and the last into vector instructions, and only the look-up
+    in the middle goes point by point.
 
     Args:
-        blocks: (n, rows, cols, 2) int16, the window's block grids, oldest first.
+        blocks: (n, rows, cols, 2) int16, the window's block grids, oldest first, contiguous.
         width_px: picture width.
         height_px: picture height.
         out: (2, G, G) int16, overwritten: end minus start position in half-pixels, x then y.
     """
     grid = out.shape[1]
-    num_points = grid * grid
-    frames, rows, cols = blocks.shape[0], blocks.shape[1], blocks.shape[2]
-    zero = np.int32(0)
-    last_x = np.int32(2 * width_px - 1)
-    last_y = np.int32(2 * height_px - 1)
-    xs = np.empty(num_points, np.int32)
-    ys = np.empty(num_points, np.int32)
+    frames, rows, cols = blocks.shape[0], blocks.shape[1], np.int32(blocks.shape[2])
+    pairs = blocks.reshape(frames, rows * blocks.shape[2] * 2).view(np.int32)  # little-endian: x low, y high
+    zero, half = np.int32(0), np.int32(16)
+    to_cell = np.int32(_HALF_PX_BITS)
+    last_x, last_y = np.int32(2 * width_px - 1), np.int32(2 * height_px - 1)
+    start_x = np.empty(grid, np.int32)
+    xs, ys, vectors = np.empty(grid, np.int32), np.empty(grid, np.int32), np.empty(grid, np.int32)
+    for j in range(grid):
+        start_x[j] = (2 * j + 1) * width_px // grid
     for i in range(grid):
+        start_y = np.int32((2 * i + 1) * height_px // grid)
         for j in range(grid):
-            xs[i * grid + j] = (2 * j + 1) * width_px // grid
-            ys[i * grid + j] = (2 * i + 1) * height_px // grid
-    for k in range(frames - 1, -1, -1):
-        vectors = blocks[k].reshape(rows * cols * 2)
-        for p in range(num_points):
-            x = xs[p]
-            y = ys[p]
-            cell = np.uint32(((y >> _HALF_PX_BITS) * cols + (x >> _HALF_PX_BITS)) * 2)
-            xs[p] = min(max(np.int32(x - vectors[cell]), zero), last_x)
-            ys[p] = min(max(np.int32(y - vectors[cell + np.uint32(1)]), zero), last_y)
-    for i in range(grid):
+            xs[j] = start_x[j]
+            ys[j] = start_y
+        for k in range(frames - 1, -1, -1):
+            cells = pairs[k]
+            for j in range(grid):
+                vectors[j] = (ys[j] >> to_cell) * cols + (xs[j] >> to_cell)
+            for j in range(grid):
+                vectors[j] = cells[np.uint32(vectors[j])]
+            for j in range(grid):
+                x = np.int32(np.int32(vectors[j] << half) >> half)
+                y = np.int32(vectors[j] >> half)
+                xs[j] = min(max(np.int32(xs[j] - x), zero), last_x)
+                ys[j] = min(max(np.int32(ys[j] - y), zero), last_y)
         for j in range(grid):
-            out[0, i, j] = (2 * j + 1) * width_px // grid - xs[i * grid + j]
-            out[1, i, j] = (2 * i + 1) * height_px // grid - ys[i * grid + j]
+            out[0, i, j] = start_x[j] - xs[j]
+            out[1, i, j] = start_y - ys[j]
 
 
 @njit(cache=True, nogil=True)
@@ -101,7 +107,8 @@ def area_average(plane, out):  # type: ignore[no-untyped-def]
 
     Cell (i, j) covers the picture's rows [i*H/G, (i+1)*H/G) and columns [j*W/G, (j+1)*W/G); a pixel counts with the
     area it shares with the cell. The same formula shrinks and enlarges. Rows are summed first, a whole row at a time,
-    which the compiler turns into vector instructions; cell by cell is much slower.
+    which the compiler turns into vector instructions. The division is exact in doubles: dividend and divisor are
+    integers below 2**53, and a quotient below 256 that is no integer is too far from the next one to round to it.
 
     Args:
         plane: (H, W) uint8.
@@ -110,10 +117,18 @@ def area_average(plane, out):  # type: ignore[no-untyped-def]
     height, width = plane.shape
     grid = out.shape[0]
     total = np.int64(width) * height
+    firsts, lasts = np.empty(grid, np.int32), np.empty(grid, np.int32)  # columns that a cell covers
+    first_weights, last_weights = np.empty(grid, np.int32), np.empty(grid, np.int32)  # the others count G
+    for j in range(grid):
+        left, right = j * width, (j + 1) * width
+        firsts[j], lasts[j] = left // grid, (right - 1) // grid
+        is_one = firsts[j] == lasts[j]
+        first_weights[j] = width if is_one else (firsts[j] + 1) * grid - left
+        last_weights[j] = 0 if is_one else right - lasts[j] * grid
     columns = np.empty(width, np.uint32)  # one row of cells, summed over y; at most 255 * H
+    doubled = np.empty(grid, np.float64)
     for i in range(grid):
-        top = i * height
-        bottom = top + height
+        top, bottom = i * height, (i + 1) * height
         columns[:] = 0
         for y in range(top // grid, (bottom + grid - 1) // grid):
             weight = np.uint32(min((y + 1) * grid, bottom) - max(y * grid, top))
@@ -121,19 +136,14 @@ def area_average(plane, out):  # type: ignore[no-untyped-def]
             for x in range(width):
                 columns[x] += weight * np.uint32(row[x])
         for j in range(grid):
-            left = j * width
-            right = left + width
-            first = left // grid
-            last = (right - 1) // grid
-            if first == last:
-                cell = width * np.int64(columns[first])
-            else:
-                inner = np.int64(0)
-                for x in range(first + 1, last):
-                    inner += columns[x]
-                cell = (first + 1) * grid - left
-                cell = cell * np.int64(columns[first]) + (right - last * grid) * np.int64(columns[last]) + grid * inner
-            out[i, j] = (2 * cell + total) // (2 * total)
+            first, last = firsts[j], lasts[j]
+            inner = np.int64(0)
+            for x in range(first + 1, last):
+                inner += columns[x]
+            cell = first_weights[j] * np.int64(columns[first]) + last_weights[j] * np.int64(columns[last])
+            doubled[j] = np.float64(2 * (cell + grid * inner) + total)
+        for j in range(grid):
+            out[i, j] = np.uint8(np.int32(doubled[j] / np.float64(2 * total)))
 
 
 @njit(cache=True, nogil=True)
@@ -149,15 +159,23 @@ def yuv_to_rgb(luma, cb, cr, shift, coefficients, out):  # type: ignore[no-untyp
         out: (H, W, 3) uint8, overwritten.
     """
     height, width = luma.shape
-    offset, scale, red_cr, green_cb, green_cr, blue_cb = coefficients
+    offset, scale, red_cr, green_cb, green_cr, blue_cb = (
+        np.int32(coefficients[0]),
+        np.int32(coefficients[1]),
+        np.int32(coefficients[2]),
+        np.int32(coefficients[3]),
+        np.int32(coefficients[4]),
+        np.int32(coefficients[5]),
+    )
+    half, top, zero, bits = np.int32(32768), np.int32(255), np.int32(0), np.int32(16)
     for i in range(height):
         for j in range(width):
-            y = scale * (np.int64(luma[i, j]) - offset) + 32768
-            u = np.int64(cb[i >> shift, j >> shift]) - 128
-            v = np.int64(cr[i >> shift, j >> shift]) - 128
-            out[i, j, 0] = min(max((y + red_cr * v) >> 16, 0), 255)
-            out[i, j, 1] = min(max((y + green_cb * u + green_cr * v) >> 16, 0), 255)
-            out[i, j, 2] = min(max((y + blue_cb * u) >> 16, 0), 255)
+            y = np.int32(scale * (np.int32(luma[i, j]) - offset) + half)
+            u = np.int32(np.int32(cb[i >> shift, j >> shift]) - np.int32(128))
+            v = np.int32(np.int32(cr[i >> shift, j >> shift]) - np.int32(128))
+            out[i, j, 0] = min(max(np.int32(y + red_cr * v) >> bits, zero), top)
+            out[i, j, 1] = min(max(np.int32(y + green_cb * u + green_cr * v) >> bits, zero), top)
+            out[i, j, 2] = min(max(np.int32(y + blue_cb * u) >> bits, zero), top)
 
 
 @njit(cache=True, nogil=True)
@@ -172,20 +190,28 @@ def warp(previous, motion, width_px, height_px, out):  # type: ignore[no-untyped
         out: (G, G, 3) uint8, overwritten.
     """
     grid = previous.shape[0]
-    limit = WARP_STEPS * (grid - 1)
+    zero, last, limit = np.int32(0), np.int32(grid - 1), np.int32(WARP_STEPS * (grid - 1))
+    half = np.uint32(32768)
+    steps = np.float64(grid * WARP_STEPS)
+    x_half, x_unit, y_half, y_unit = (
+        np.float64(width_px),
+        np.float64(2 * width_px),
+        np.float64(height_px),
+        np.float64(2 * height_px),
+    )
+    xs, ys = np.empty(grid, np.int32), np.empty(grid, np.int32)
     for i in range(grid):
+        for j in range(grid):  # doubles divide exactly here: see area_average
+            shift_x = np.int32(np.floor((np.float64(motion[0, i, j]) * steps + x_half) / x_unit))
+            shift_y = np.int32(np.floor((np.float64(motion[1, i, j]) * steps + y_half) / y_unit))
+            xs[j] = min(max(np.int32(j * WARP_STEPS) - shift_x, zero), limit)
+            ys[j] = min(max(np.int32(i * WARP_STEPS) - shift_y, zero), limit)
         for j in range(grid):
-            shift_x = (np.int64(motion[0, i, j]) * grid * WARP_STEPS + width_px) // (2 * width_px)
-            shift_y = (np.int64(motion[1, i, j]) * grid * WARP_STEPS + height_px) // (2 * height_px)
-            x = min(max(j * WARP_STEPS - shift_x, 0), limit)
-            y = min(max(i * WARP_STEPS - shift_y, 0), limit)
-            x0 = x >> 8
-            y0 = y >> 8
-            fx = x & 255
-            fy = y & 255
-            x1 = min(x0 + 1, grid - 1)
-            y1 = min(y0 + 1, grid - 1)
+            x0, y0 = np.uint32(xs[j] >> 8), np.uint32(ys[j] >> 8)
+            x1, y1 = min(x0 + np.uint32(1), np.uint32(last)), min(y0 + np.uint32(1), np.uint32(last))
+            right, down = np.uint32(xs[j] & 255), np.uint32(ys[j] & 255)
+            left, up = np.uint32(WARP_STEPS) - right, np.uint32(WARP_STEPS) - down
             for c in range(3):
-                top = (WARP_STEPS - fx) * np.int64(previous[y0, x0, c]) + fx * np.int64(previous[y0, x1, c])
-                bottom = (WARP_STEPS - fx) * np.int64(previous[y1, x0, c]) + fx * np.int64(previous[y1, x1, c])
-                out[i, j, c] = ((WARP_STEPS - fy) * top + fy * bottom + 32768) >> 16
+                top = left * np.uint32(previous[y0, x0, c]) + right * np.uint32(previous[y0, x1, c])
+                bottom = left * np.uint32(previous[y1, x0, c]) + right * np.uint32(previous[y1, x1, c])
+                out[i, j, c] = np.uint8((up * top + down * bottom + half) >> np.uint32(16))

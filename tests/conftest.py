@@ -13,7 +13,8 @@ from cope_cli.cache.store import Cache
 from cope_cli.codec.clips import write_h264
 from cope_cli.config import EncodeConfig, ExtractConfig
 from cope_cli.stages.encode import encode_video
-from cope_cli.stages.extract import FramesRequest, extract_video
+from cope_cli.stages.extract import extract_video
+from cope_cli.stages.frames import FramesRequest
 from cope_cli.stages.scenes import render
 from made_videos import pan_scene
 

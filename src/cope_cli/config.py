@@ -13,7 +13,7 @@ from cope_cli.errors import UsageError
 #: Version of the encoded files' layout; part of their fingerprint.
 ENCODED_SCHEMA = 1
 #: Version of the primitives' layout (docs/cache-format.md); part of their fingerprint.
-PRIMITIVES_SCHEMA = 1
+PRIMITIVES_SCHEMA = 2
 
 #: The grid must divide into the Delta-encoder's patches of this many grid points.
 PATCH_PX = 16
@@ -74,6 +74,11 @@ class ExtractConfig:
         _check_range("--grid", self.grid_px, PATCH_PX, 1024, "grid points")
         if self.grid_px % PATCH_PX:
             raise UsageError(f"--grid {self.grid_px}: expected a multiple of {PATCH_PX}, the Delta-encoder's patch")
+
+    @property
+    def has_codec_residual(self) -> bool:
+        """Whether the codec's own residual is stored too: it exists from one frame to the next only."""
+        return self.fusion_frames == 1
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as JSON values."""

@@ -21,7 +21,8 @@ from cope_cli.config import EncodeConfig
 from cope_cli.errors import CacheCorruptError, CopeError, EntryNotFoundError
 from cope_cli.stages import extract
 from cope_cli.stages.encode import encode_video
-from cope_cli.stages.extract import FramesRequest, ensure_frames, extract_video
+from cope_cli.stages.extract import extract_video
+from cope_cli.stages.frames import FramesRequest, ensure_frames
 
 ENTRY = [
     "manifest.json",
@@ -171,12 +172,12 @@ def test_arrays_of_another_video_are_found_by_the_identity_even_with_right_hashe
 
 
 def test_slots_at_other_frames_are_found_even_with_right_hashes(filled_cache, monkeypatch):
-    original = primitives_module.create_table
+    original = primitives_module.write_table
 
-    def wrong(group: object, name: str, values: np.ndarray) -> None:
+    def wrong(group: Path, name: str, values: np.ndarray) -> None:
         original(group, name, values + (name == "slot_frame") * (np.arange(len(values)) == 5).astype(values.dtype))
 
-    monkeypatch.setattr(primitives_module, "create_table", wrong)
+    monkeypatch.setattr(primitives_module, "write_table", wrong)
     extract_video(filled_cache.encoded, filled_cache.cache, filled_cache.extract_config, force=True)
     with pytest.raises(CacheCorruptError, match=r"slot 5 is \(51, 1, False\).*the encoded video says \(50, 1, False\)"):
         verify_primitives(filled_cache.primitives, filled_cache.cache)
@@ -215,9 +216,9 @@ def no_space(*_: object, **__: object) -> None:
 @pytest.mark.parametrize(
     "target",
     [
-        "cope_cli.cache.primitives.ShardedSlots.flush",
-        "cope_cli.cache.primitives.create_table",
-        "cope_cli.cache.frames.create_group",
+        "cope_cli.cache.schema.ShardWriter.append",
+        "cope_cli.cache.primitives.write_table",
+        "cope_cli.cache.frames.write_group",
         "cope_cli.cache.temporary.sync_file",
         "cope_cli.files.sync_file",
         "pathlib.Path.rename",
@@ -257,7 +258,7 @@ def test_frames_that_could_not_be_written_leave_no_part(filled_cache, monkeypatc
     entry = filled_cache.cache.primitives_entry(filled_cache.primitives)
     before = files_below(filled_cache.root)
     with monkeypatch.context() as patch:
-        patch.setattr("cope_cli.cache.primitives.ShardedSlots.flush", no_space)
+        patch.setattr("cope_cli.cache.schema.ShardWriter.append", no_space)
         with pytest.raises(CopeError, match="No space left"):
             ensure_frames(filled_cache.cache, entry, 32, [2])
     assert files_below(filled_cache.root) == before

@@ -143,7 +143,7 @@ def test_a_manifest_of_another_schema_is_refused_with_both_versions(filled_cache
     with pytest.raises(CacheVersionError, match="version 7 found, version 1 expected") as caught:
         cache.encoded_entry(filled_cache.encoded)
     assert "cope cache prune" in caught.value.hint
-    with pytest.raises(CacheVersionError, match="version 8 found, version 1 expected"):
+    with pytest.raises(CacheVersionError, match="version 8 found, version 2 expected"):
         cache.primitives_entry(filled_cache.primitives)
     assert cache.usable_encoded()[0] == []
     assert [type(error) for error in cache.usable_encoded()[1].values()] == [CacheVersionError]
@@ -153,8 +153,8 @@ def test_a_manifest_of_another_schema_is_refused_with_both_versions(filled_cache
 
 
 def test_frames_of_another_schema_are_refused(filled_cache):
-    rewrite_manifest(filled_cache.group / "frames" / "32" / "part-0" / "manifest.json", schema=2)
-    with pytest.raises(CacheVersionError, match="version 2 found, version 1 expected"):
+    rewrite_manifest(filled_cache.group / "frames" / "32" / "part-0" / "manifest.json", schema=9)
+    with pytest.raises(CacheVersionError, match="version 9 found, version 2 expected"):
         verify_primitives(filled_cache.primitives, filled_cache.cache)
 
 
@@ -182,7 +182,7 @@ def test_a_manifest_that_names_files_outside_its_folder_is_refused(filled_cache,
 
 
 @pytest.mark.parametrize(
-    "content", ["", "{", "[]", "null", "{}", '{"schema": 1}', '{"schema": 1, "kind": "primitives"}']
+    "content", ["", "{", "[]", "null", "{}", '{"schema": 1}', '{"schema": 2, "kind": "primitives"}']
 )
 def test_what_is_no_manifest_is_refused(filled_cache, content: str):
     (filled_cache.group / "manifest.json").write_text(content)

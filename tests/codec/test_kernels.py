@@ -52,7 +52,7 @@ def records_of(rows: list[tuple[int, ...]]) -> NDArray[np.void]:
 
 
 def test_records_are_laid_out_as_pyav_gives_them(shared_cache):
-    frames = [frame for frame in read_frames(shared_cache.video) if frame.vectors is not None]
+    frames = [frame for frame in read_frames(shared_cache.video, with_vectors=True) if frame.vectors is not None]
     assert frames
     assert all(frame.vectors.dtype == RECORD and frame.vectors.flags.c_contiguous for frame in frames)
 
@@ -102,10 +102,11 @@ def test_a_block_over_the_pictures_edge_fills_its_cells():
     assert (grid[:2] == 0).all() and (grid[:, :2] == 0).all()
 
 
-def test_a_block_outside_the_grid_is_cut_off():
-    records = records_of([record_of(-8, -8, 16, 2, 2), record_of(24, 0, 16, 4, 4), record_of(64, 64, 16, 6, 6)])
-    grid = block_grid(records, FrameSize(width=32, height=16))
-    assert grid[..., 0].tolist() == [[-2, 0, 0, -4], [0, 0, 0, -4]]
+@pytest.mark.parametrize("where", [(-8, 0), (0, -8), (24, 0), (16, 16), (64, 64)])
+def test_a_block_outside_the_grid_is_refused(where: tuple[int, int]):
+    records = records_of([record_of(0, 0, 16, 2, 2), record_of(*where, 16, 4, 4)])
+    with pytest.raises(VideoError, match="of the picture's blocks"):
+        block_grid(records, FrameSize(width=32, height=16))
 
 
 def test_a_frame_without_vectors_stands_still():

@@ -20,17 +20,19 @@ def test_spans_read_from_the_container_are_those_of_the_decoded_picture_types(sh
     types = picture_types(shared_cache.video)
     spans = read_gop_spans(shared_cache.video)
     assert "".join("I" + "P" * (span.num_frames - 1) for span in spans) == types
-    assert [frame.is_iframe for frame in read_frames(shared_cache.video)] == [kind == "I" for kind in types]
+    assert [frame.is_iframe for frame in read_frames(shared_cache.video, with_vectors=True)] == [
+        kind == "I" for kind in types
+    ]
 
 
 def test_vectors_come_with_pframes_only_and_only_if_asked_for(shared_cache):
-    for frame in read_frames(shared_cache.video):
+    for frame in read_frames(shared_cache.video, with_vectors=True):
         assert frame.is_iframe == (frame.vectors is None)
-    assert all(frame.vectors is None for frame in read_frames(shared_cache.video, with_vectors=False))
+    assert all(frame.vectors is None for frame in read_frames(shared_cache.video))
 
 
 def test_pictures_are_the_same_with_vectors_and_without(shared_cache):
-    pairs = zip(read_frames(shared_cache.video), read_frames(shared_cache.video, with_vectors=False), strict=True)
+    pairs = zip(read_frames(shared_cache.video, with_vectors=True), read_frames(shared_cache.video), strict=True)
     for one, other in pairs:
         for plane in ("luma", "cb", "cr"):
             assert np.array_equal(getattr(one.picture, plane), getattr(other.picture, plane))
@@ -42,7 +44,7 @@ def test_frames_are_freed_as_soon_as_they_are_read(shared_cache):
     gc.disable()
     try:
         most = 0
-        for frame in read_frames(shared_cache.video):
+        for frame in read_frames(shared_cache.video, with_vectors=True):
             if frame.index % 15 != 14:
                 continue
             most = max(most, sum(type(item) is av.VideoFrame for item in gc.get_objects()))
@@ -52,7 +54,7 @@ def test_frames_are_freed_as_soon_as_they_are_read(shared_cache):
 
 
 def test_a_plane_is_given_without_the_padding_of_its_lines(shared_cache):
-    frame = next(read_frames(shared_cache.video))
+    frame = next(read_frames(shared_cache.video, with_vectors=True))
     assert frame.picture.luma.shape == (frame.size.height, frame.size.width)
     assert frame.picture.cb.shape == frame.picture.cr.shape == (frame.size.height // 2, frame.size.width // 2)
 

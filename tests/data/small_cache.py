@@ -7,7 +7,8 @@ from pathlib import Path
 from cope_cli.cache.store import Cache
 from cope_cli.config import EncodeConfig, ExtractConfig
 from cope_cli.stages.encode import encode_video
-from cope_cli.stages.extract import FramesRequest, extract_video
+from cope_cli.stages.extract import extract_video
+from cope_cli.stages.frames import FramesRequest
 
 SAMPLES = Path(__file__).parents[2] / "sample_videos"
 GRID_PX = 32

@@ -172,7 +172,7 @@ def test_samples_depend_on_nothing_but_their_index(
 def test_frames_added_after_the_slot_table_was_read_are_seen(
     tmp_path: Path, items: list[Item], builder: PromptBuilder
 ) -> None:
-    from cope_cli.stages.extract import ensure_frames
+    from cope_cli.stages.frames import ensure_frames
 
     cache = Cache(tmp_path / "cache")
     name = add_to_cache(cache, SAMPLES / "still_scene.mp4", all_frames=False)

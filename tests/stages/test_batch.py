@@ -19,7 +19,8 @@ from cope_cli.errors import CopeError, VideoError, WorkerDiedError
 from cope_cli.files import sha256_file
 from cope_cli.stages.batch import Batch, Outcome
 from cope_cli.stages.encode import encode_batch
-from cope_cli.stages.extract import FramesRequest, extract_batch
+from cope_cli.stages.extract import extract_batch
+from cope_cli.stages.frames import FramesRequest
 from cope_cli.stages.verify import verify_batch
 
 
@@ -217,7 +218,8 @@ import sys, time
 from pathlib import Path
 from cope_cli.cache.store import Cache
 from cope_cli.config import ExtractConfig
-from cope_cli.stages.extract import FramesRequest, extract_video
+from cope_cli.stages.extract import extract_video
+from cope_cli.stages.frames import FramesRequest
 def wait(done, total):
     if done > 1:
         print("half", flush=True)

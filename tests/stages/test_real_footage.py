@@ -13,7 +13,8 @@ from cope_cli.cache.verify import verify_encoded, verify_primitives
 from cope_cli.codec.fusion import warp
 from cope_cli.config import EncodeConfig, ExtractConfig
 from cope_cli.stages.encode import EncodeRecord, encode_video
-from cope_cli.stages.extract import FramesRequest, extract_video
+from cope_cli.stages.extract import extract_video
+from cope_cli.stages.frames import FramesRequest
 
 pytestmark = pytest.mark.real_footage
 

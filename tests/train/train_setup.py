@@ -10,7 +10,8 @@ from typing import Any
 from cope_cli.cache.store import Cache
 from cope_cli.config import EncodeConfig, ExtractConfig
 from cope_cli.stages.encode import encode_video
-from cope_cli.stages.extract import FramesRequest, extract_video
+from cope_cli.stages.extract import extract_video
+from cope_cli.stages.frames import FramesRequest
 from cope_cli.train.config import FinetuneConfig, PretrainConfig
 
 SAMPLES = Path(__file__).parents[2] / "sample_videos"

@@ -18,7 +18,8 @@ from cope_cli.data.samples import Sample, read_visuals
 from cope_cli.errors import PathNotFoundError, UsageError
 from cope_cli.model.checkpoint import LoadedVideoLM
 from cope_cli.stages.encode import encode_video
-from cope_cli.stages.extract import FramesRequest, extract_video
+from cope_cli.stages.extract import extract_video
+from cope_cli.stages.frames import FramesRequest
 
 DeltaMode = Literal["on", "zero", "off"]
 DELTA_MODES: tuple[DeltaMode, ...] = ("on", "zero", "off")

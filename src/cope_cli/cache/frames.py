@@ -15,8 +15,8 @@ import zarr
 from numpy.typing import NDArray
 
 from cope_cli.cache.manifest import Manifest, record_tree
-from cope_cli.cache.primitives import ShardedSlots, read_checked
-from cope_cli.cache.schema import create_group, create_table
+from cope_cli.cache.primitives import read_checked
+from cope_cli.cache.schema import ShardWriter, write_group, write_table
 from cope_cli.cache.store import MANIFEST, PrimitivesEntry
 from cope_cli.cache.temporary import commit_folder
 from cope_cli.config import PRIMITIVES_SCHEMA
@@ -44,17 +44,17 @@ class FramesWriter:
         self.folder = folder
         self.slots = list(slots)
         self.size_px = size_px
-        group = create_group(folder, {"cope_schema": PRIMITIVES_SCHEMA, "size_px": size_px})
-        create_table(group, "slot", np.array(self.slots, "<i4"))
-        self.rgb = ShardedSlots(group, "rgb", len(slots), (size_px, size_px, 3), "|u1", FRAMES_PER_SHARD_GOP)
+        write_group(folder, {"cope_schema": PRIMITIVES_SCHEMA, "size_px": size_px})
+        write_table(folder, "slot", np.array(self.slots, "<i4"))
+        self._rgb = ShardWriter(folder, "rgb", len(slots), (size_px, size_px, 3), "|u1", FRAMES_PER_SHARD_GOP)
 
-    def append(self, rgb: UInt8) -> None:
-        """Take the next slot's (V, V, 3) uint8 picture."""
-        self.rgb.append(rgb)
+    def append(self, chunk: bytes) -> None:
+        """Write the next slot's (V, V, 3) uint8 picture, as `schema.compress` gave it."""
+        self._rgb.append(chunk)
 
     def close(self, entry_fingerprint: str, versions: dict[str, str]) -> None:
-        """Write what is buffered, and the part's manifest."""
-        self.rgb.flush()
+        """Finish the last shard and write the part's manifest."""
+        self._rgb.close()
         Manifest(
             kind="frames",
             schema=PRIMITIVES_SCHEMA,

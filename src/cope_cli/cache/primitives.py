@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,12 +12,12 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 
-from cope_cli.cache.schema import create_group, create_slots, create_table, slots_per_shard
+from cope_cli.cache.schema import ShardWriter, compress, write_group, write_table
 from cope_cli.cache.store import PrimitivesEntry
 from cope_cli.codec.fusion import FrameSize, rebuild
 from cope_cli.codec.gop import Slot
 from cope_cli.codec.primitives import SlotPrimitives
-from cope_cli.config import PRIMITIVES_SCHEMA
+from cope_cli.config import PRIMITIVES_SCHEMA, ExtractConfig
 from cope_cli.errors import CacheCorruptError
 
 UInt8 = NDArray[np.uint8]
@@ -25,74 +25,66 @@ Int16 = NDArray[np.int16]
 _AGAIN = "Run `cope extract --force` for this video."
 
 
-class ShardedSlots:
-    """An array that takes slots one by one and writes a shard whenever one is full."""
-
-    def __init__(self, group: zarr.Group, name: str, num: int, shape: tuple[int, ...], dtype: str, gop: int) -> None:
-        shard = slots_per_shard(int(np.prod(shape)) * np.dtype(dtype).itemsize, gop)
-        self.array = create_slots(group, name, num, shape, dtype, shard)
-        self.buffer = np.empty((min(shard, num), *shape), dtype)
-        self.num_buffered = 0
-        self.num_written = 0
-
-    def append(self, value: NDArray[Any]) -> None:
-        """Take the next slot."""
-        self.buffer[self.num_buffered] = value
-        self.num_buffered += 1
-        if self.num_buffered == len(self.buffer):
-            self.flush()
-
-    def flush(self) -> None:
-        """Write what is buffered."""
-        if self.num_buffered:
-            end = self.num_written + self.num_buffered
-            self.array[self.num_written : end] = self.buffer[: self.num_buffered]
-            self.num_written, self.num_buffered = end, 0
+def compress_slot(primitives: SlotPrimitives) -> dict[str, bytes]:
+    """Return a slot's chunks by the name of the array that each belongs to; an RGB picture's is `rgb`."""
+    if primitives.motion is None or primitives.residual is None:
+        arrays: dict[str, NDArray[Any]] = {"grid_iframe": primitives.grid_frame}
+    else:
+        arrays = {"motion": primitives.motion, "residual": primitives.residual}
+    if primitives.codec_residual is not None:
+        arrays["codec_residual"] = primitives.codec_residual
+    if primitives.rgb is not None:
+        arrays["rgb"] = primitives.rgb
+    return {name: compress(values) for name, values in arrays.items()}
 
 
 class PrimitivesWriter:
-    """Fills the Zarr group of one video, slot by slot, in order.
+    """Fills the Zarr group of one video, slot by slot, in order; one slot in memory at a time.
 
     Args:
         folder: where to create the group; the caller commits it.
         slots: all slots of the video.
-        grid_px: grid side G.
+        config: grid and fusion window.
         size: picture size of the encoded stream.
         fps: its frame rate.
     """
 
-    def __init__(self, folder: Path, slots: Sequence[Slot], grid_px: int, size: FrameSize, fps: int) -> None:
+    def __init__(self, folder: Path, slots: Sequence[Slot], config: ExtractConfig, size: FrameSize, fps: int) -> None:
         num_iframes = sum(slot.is_iframe for slot in slots)
         num_pframes = len(slots) - num_iframes
         per_gop = max((sum(slot.gop == 0 for slot in slots) - 1, 1))
+        grid = config.grid_px
         attributes = {
             "cope_schema": PRIMITIVES_SCHEMA,
-            "grid_px": grid_px,
+            "grid_px": grid,
             "frame_width_px": size.width,
             "frame_height_px": size.height,
             "fps": fps,
         }
-        group = create_group(folder, attributes)
-        create_table(group, "slot_frame", np.array([slot.frame for slot in slots], "<i4"))
-        create_table(group, "slot_seconds", np.array([slot.frame / fps for slot in slots], "<f8"))
-        create_table(group, "slot_is_iframe", np.array([slot.is_iframe for slot in slots], "|b1"))
-        create_table(group, "slot_gop", np.array([slot.gop for slot in slots], "<i4"))
-        self.motion = ShardedSlots(group, "motion", num_pframes, (2, grid_px, grid_px), "<i2", per_gop)
-        self.residual = ShardedSlots(group, "residual", num_pframes, (grid_px, grid_px, 3), "<i2", per_gop)
-        self.grid_iframe = ShardedSlots(group, "grid_iframe", num_iframes, (grid_px, grid_px, 3), "|u1", 1)
+        write_group(folder, attributes)
+        write_table(folder, "slot_frame", np.array([slot.frame for slot in slots], "<i4"))
+        write_table(folder, "slot_seconds", np.array([slot.frame / fps for slot in slots], "<f8"))
+        write_table(folder, "slot_is_iframe", np.array([slot.is_iframe for slot in slots], "|b1"))
+        write_table(folder, "slot_gop", np.array([slot.gop for slot in slots], "<i4"))
+        self._arrays = {
+            "motion": ShardWriter(folder, "motion", num_pframes, (2, grid, grid), "<i2", per_gop),
+            "residual": ShardWriter(folder, "residual", num_pframes, (grid, grid, 3), "<i2", per_gop),
+            "grid_iframe": ShardWriter(folder, "grid_iframe", num_iframes, (grid, grid, 3), "|u1", 1),
+        }
+        if config.has_codec_residual:
+            shape = (grid, grid, 3)
+            self._arrays["codec_residual"] = ShardWriter(folder, "codec_residual", num_pframes, shape, "<i2", per_gop)
 
-    def append(self, primitives: SlotPrimitives) -> None:
-        """Take the next slot."""
-        if primitives.motion is None or primitives.residual is None:
-            self.grid_iframe.append(primitives.grid_frame)
-        else:
-            self.motion.append(primitives.motion)
-            self.residual.append(primitives.residual)
+    def append(self, chunks: Mapping[str, bytes]) -> None:
+        """Write the next slot's chunks, as `compress_slot` gave them; an RGB picture is not this writer's."""
+        for name, chunk in chunks.items():
+            if name != "rgb":
+                self._arrays[name].append(chunk)
 
     def close(self) -> None:
-        """Write what is still buffered."""
-        for array in (self.motion, self.residual, self.grid_iframe):
-            array.flush()
+        """Finish the last shards."""
+        for array in self._arrays.values():
+            array.close()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,6 +157,15 @@ class Primitives:
     def residual(self, slot: int) -> Int16:
         """Return a P-frame slot's residual, (G, G, 3) int16 RGB in -255..255."""
         residual: Int16 = self._read("residual", self._payload(slot, is_iframe=False))
+        return residual
+
+    def codec_residual(self, slot: int) -> Int16:
+        """Return a P-frame slot's residual as the codec has it, (G, G, 3) int16 RGB in -255..255; fusion window 1 only.
+
+        The picture minus the codec's own prediction of it, both on the grid: exactly zero where no coefficient was
+        coded (docs/cache-format.md).
+        """
+        residual: Int16 = self._read("codec_residual", self._payload(slot, is_iframe=False))
         return residual
 
     def p_slots(self, slots: Sequence[int]) -> tuple[Int16, Int16]:

@@ -64,7 +64,8 @@ def extract(
 ) -> None:
     """Stage 2: fuse motion vectors and residuals of encoded videos, slot by slot."""
     config = ExtractConfig(fusion_frames=fusion, grid_px=grid, keep_tail=keep_tail)
-    from cope_cli.stages.extract import FramesRequest, extract_batch
+    from cope_cli.stages.extract import extract_batch
+    from cope_cli.stages.frames import FramesRequest
 
     frames = FramesRequest.parse(store_frames, frame_size)
     batch = extract_batch(videos or [], cache, config, frames=frames, workers=workers, force=force)

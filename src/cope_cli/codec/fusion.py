@@ -57,7 +57,8 @@ def block_grid(records: NDArray[np.void] | None, size: FrameSize, out: Int16 | N
         grid[:] = 0
     elif kernels.fill_blocks(records, grid):
         raise VideoError(
-            "motion vectors that are not half-pixel vectors into the frame before (B-frames or quarter-pixels)",
+            "motion vectors that are not half-pixel vectors of the picture's blocks into the frame before "
+            "(B-frames, quarter-pixels, damage)",
             "Only streams made by `cope encode` can be extracted.",
         )
     return grid

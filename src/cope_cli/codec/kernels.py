@@ -1,4 +1,4 @@
-"""The compiled inner loops: block grids, trace, area average, colour, warp.
+"""The compiled inner loops: block grids, trace, area average, colour, warp, motion compensation.
 
 Covered: forward prediction in half-pixels from blocks of 8x8 or 16x16 (MPEG-4 Part 2 and its relatives), 8-bit
 4:2:0 planes. Everything is integer arithmetic: equal input gives equal bytes on every machine.
@@ -34,7 +34,7 @@ def fill_blocks(records, out):  # type: ignore[no-untyped-def]
             pixels, 0 where there is no vector.
 
     Returns:
-        0, or 1 if a vector is not a half-pixel vector into the frame before.
+        0, or 1 if a vector is not a half-pixel vector into the frame before, or of a block outside the picture.
     """
     out[:] = 0
     rows, cols = out.shape[0], out.shape[1]
@@ -42,16 +42,19 @@ def fill_blocks(records, out):  # type: ignore[no-untyped-def]
         record = records[k]
         if record.source != -1 or record.motion_scale != 2:
             return 1
-        x = record.motion_x
-        y = record.motion_y
+        x = np.int16(-record.motion_x)
+        y = np.int16(-record.motion_y)
         if x == 0 and y == 0:
             continue
-        left = (np.int32(record.dst_x) - (np.int32(record.w) >> 1)) >> _CELL_BITS
-        top = (np.int32(record.dst_y) - (np.int32(record.h) >> 1)) >> _CELL_BITS
-        for r in range(max(top, 0), min(top + (np.int32(record.h) >> _CELL_BITS), rows)):
-            for c in range(max(left, 0), min(left + (np.int32(record.w) >> _CELL_BITS), cols)):
-                out[np.uint32(r), np.uint32(c), 0] = -x
-                out[np.uint32(r), np.uint32(c), 1] = -y
+        width, height = np.int64(record.w), np.int64(record.h)
+        left = (np.int64(record.dst_x) - (width >> 1)) >> _CELL_BITS
+        top = (np.int64(record.dst_y) - (height >> 1)) >> _CELL_BITS
+        if left < 0 or top < 0 or left + (width >> _CELL_BITS) > cols or top + (height >> _CELL_BITS) > rows:
+            return 1
+        for r in range(top, top + (height >> _CELL_BITS)):
+            for c in range(left, left + (width >> _CELL_BITS)):
+                out[np.uint32(r), np.uint32(c), 0] = x
+                out[np.uint32(r), np.uint32(c), 1] = y
     return 0
 
 
@@ -117,15 +120,12 @@ def area_average(plane, out):  # type: ignore[no-untyped-def]
     height, width = plane.shape
     grid = out.shape[0]
     total = np.int64(width) * height
-    firsts, lasts = np.empty(grid, np.int32), np.empty(grid, np.int32)  # columns that a cell covers
-    first_weights, last_weights = np.empty(grid, np.int32), np.empty(grid, np.int32)  # the others count G
+    ends, rests = np.empty(grid, np.int64), np.empty(grid, np.int64)  # a cell ends in column `ends`, at rest / G of it
     for j in range(grid):
-        left, right = j * width, (j + 1) * width
-        firsts[j], lasts[j] = left // grid, (right - 1) // grid
-        is_one = firsts[j] == lasts[j]
-        first_weights[j] = width if is_one else (firsts[j] + 1) * grid - left
-        last_weights[j] = 0 if is_one else right - lasts[j] * grid
-    columns = np.empty(width, np.uint32)  # one row of cells, summed over y; at most 255 * H
+        ends[j] = (j + 1) * width // grid
+        rests[j] = (j + 1) * width % grid
+    columns = np.zeros(width + 1, np.uint32)  # one row of cells, summed over y; at most 255 * H
+    before = np.zeros(width + 1, np.int64)  # sums of the columns to the left
     doubled = np.empty(grid, np.float64)
     for i in range(grid):
         top, bottom = i * height, (i + 1) * height
@@ -135,13 +135,13 @@ def area_average(plane, out):  # type: ignore[no-untyped-def]
             row = plane[y]
             for x in range(width):
                 columns[x] += weight * np.uint32(row[x])
+        for x in range(width):
+            before[x + 1] = before[x] + columns[x]
+        left = np.int64(0)
         for j in range(grid):
-            first, last = firsts[j], lasts[j]
-            inner = np.int64(0)
-            for x in range(first + 1, last):
-                inner += columns[x]
-            cell = first_weights[j] * np.int64(columns[first]) + last_weights[j] * np.int64(columns[last])
-            doubled[j] = np.float64(2 * (cell + grid * inner) + total)
+            right = grid * before[ends[j]] + rests[j] * np.int64(columns[ends[j]])
+            doubled[j] = np.float64(2 * (right - left) + total)
+            left = right
         for j in range(grid):
             out[i, j] = np.uint8(np.int32(doubled[j] / np.float64(2 * total)))
 
@@ -215,3 +215,45 @@ def warp(previous, motion, width_px, height_px, out):  # type: ignore[no-untyped
                 top = left * np.uint32(previous[y0, x0, c]) + right * np.uint32(previous[y0, x1, c])
                 bottom = left * np.uint32(previous[y1, x0, c]) + right * np.uint32(previous[y1, x1, c])
                 out[i, j, c] = np.uint8((up * top + down * bottom + half) >> np.uint32(16))
+
+
+@njit(cache=True, nogil=True)
+def compensate(previous, displacements, rounding_type, out):  # type: ignore[no-untyped-def]
+    """Predict a plane in blocks of 8x8 as MPEG-4 does: bilinear in half-pixels, from the plane before.
+
+    Args:
+        previous: (H, W) uint8, the reference; beyond its edges its outermost pixels go on.
+        displacements: (H / 8, W / 8, 2) int16, current minus reference position.
+        rounding_type: subtracted from what is added before a mean is cut off.
+        out: (H, W) uint8, overwritten.
+    """
+    height, width = previous.shape
+    for row in range(displacements.shape[0]):
+        for col in range(displacements.shape[1]):
+            x = 2 * BLOCK_CELL_PX * col - displacements[row, col, 0]
+            y = 2 * BLOCK_CELL_PX * row - displacements[row, col, 1]
+            left, top = x >> 1, y >> 1
+            half_x, half_y = x & 1, y & 1
+            shift = half_x + half_y
+            bias = ((1 << shift) >> 1) - (rounding_type if shift else 0)
+            is_inside = left >= 0 and top >= 0 and left + BLOCK_CELL_PX < width and top + BLOCK_CELL_PX < height
+            for i in range(BLOCK_CELL_PX):
+                upper = top + i
+                lower = upper + half_y
+                if not is_inside:
+                    upper = min(max(upper, 0), height - 1)
+                    lower = min(max(lower, 0), height - 1)
+                for j in range(BLOCK_CELL_PX):
+                    first = left + j
+                    second = first + half_x
+                    if not is_inside:
+                        first = min(max(first, 0), width - 1)
+                        second = min(max(second, 0), width - 1)
+                    value = np.int64(previous[upper, first])
+                    if half_x:
+                        value += previous[upper, second]
+                    if half_y:
+                        value += previous[lower, first]
+                        if half_x:
+                            value += previous[lower, second]
+                    out[BLOCK_CELL_PX * row + i, BLOCK_CELL_PX * col + j] = (value + bias) >> shift

@@ -9,7 +9,8 @@ One thread, the bit-exact flag and the portable inverse DCT: every machine decod
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import ctypes
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,19 +22,39 @@ from numpy.typing import NDArray
 from cope_cli.codec.colour import Colour, Picture
 from cope_cli.codec.fusion import FrameSize
 from cope_cli.codec.gop import GopSpan, gop_spans
+from cope_cli.codec.prediction import Planes
 from cope_cli.errors import VideoError
 
 _DECODER_OPTIONS = {"flags": "+bitexact", "idct": "simpleauto"}
+_INDEX_KEYFRAME = 1
+#: FFmpeg's AVMotionVector. PyAV builds this type anew for every frame, which takes longer than all the rest of it.
+_VECTOR = np.dtype(
+    [
+        ("source", "<i4"),
+        ("w", "u1"),
+        ("h", "u1"),
+        ("src_x", "<i2"),
+        ("src_y", "<i2"),
+        ("dst_x", "<i2"),
+        ("dst_y", "<i2"),
+        ("flags", "<u8"),
+        ("motion_x", "<i4"),
+        ("motion_y", "<i4"),
+        ("motion_scale", "<u2"),
+    ],
+    align=True,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
 class StreamFrame:
-    """One decoded frame; `picture` and `vectors` are views of the decoder's buffers, which they keep alive.
+    """One decoded frame; `picture` is a view of the decoder's buffers, which it keeps alive.
 
     Attributes:
         index: place in the stream, from 0.
         is_iframe: I-frame or P-frame.
-        vectors: motion-vector records, None where there are none.
+        packet: its compressed bytes, one VOP.
+        vol_header: the stream's header, for `bitstream.VolHeader`.
         size: picture size.
         colour: how the stream's pixels are to be read.
         decoded: PyAV's frame.
@@ -41,7 +62,8 @@ class StreamFrame:
 
     index: int
     is_iframe: bool
-    vectors: NDArray[np.void] | None
+    packet: av.Packet[av.VideoStream]
+    vol_header: bytes
     size: FrameSize
     colour: Colour
     decoded: av.VideoFrame
@@ -54,6 +76,34 @@ class StreamFrame:
             for plane in self.decoded.planes
         )
         return Picture(luma=luma, cb=cb, cr=cr)
+
+    @property
+    def planes(self) -> Planes:
+        """The frame in whole macroblocks: the decoder keeps what lies beyond the edges, and vectors point at it."""
+        rows, cols, _ = self.size.block_grid_shape
+        return Planes(
+            **{
+                name: _plane_in_blocks(plane, side * rows, side * cols)
+                for name, plane, side in zip(("luma", "cb", "cr"), self.decoded.planes, (8, 4, 4), strict=True)
+            }
+        )
+
+    @property
+    def vectors(self) -> NDArray[np.void] | None:
+        """FFmpeg's motion-vector records, if they were asked for; None where there are none."""
+        # Not `frame.side_data`: the frame would keep it, it keeps the frame, and such cycles hold hundreds of megabytes
+        # of pictures until the garbage collector comes round.
+        side_data = SideDataContainer(self.decoded).get("MOTION_VECTORS")  # type: ignore[call-arg]  # stub: no __init__
+        if side_data is None:
+            return None
+        return np.frombuffer(side_data, _VECTOR)
+
+
+def _plane_in_blocks(plane: av.video.plane.VideoPlane, height: int, width: int) -> NDArray[np.uint8]:
+    """Copy a plane with the rows and columns of its last macroblocks, which FFmpeg's decoder allocates and writes."""
+    num_bytes = height * plane.line_size
+    rows = np.ctypeslib.as_array((ctypes.c_uint8 * num_bytes).from_address(plane.buffer_ptr))
+    return rows.reshape(height, plane.line_size)[:, :width].copy()
 
 
 _AGAIN = "Run `cope encode --force` on its source again."
@@ -75,28 +125,32 @@ def _opened(path: Path) -> Iterator[tuple[av.container.InputContainer, av.VideoS
 
 
 def read_gop_spans(path: Path) -> list[GopSpan]:
-    """Return an encoded stream's GOPs, from the picture types its container states; nothing is decoded.
+    """Return an encoded stream's GOPs, from the picture types its container states; no frame is read.
 
     Raises:
         VideoError: the file cannot be read, holds no frame, or does not begin with an I-frame.
     """
-    with _opened(path) as (container, stream):
-        is_iframe = [packet.is_keyframe for packet in container.demux(stream) if packet.size]
+    with _opened(path) as (_, stream):
+        is_iframe = [bool(entry.flags & _INDEX_KEYFRAME) for entry in stream.index_entries]
     if not is_iframe or not is_iframe[0]:
         found = "a P-frame" if is_iframe else "no frame"
         raise VideoError(f"{path}: begins with {found}, expected an I-frame", _AGAIN)
     return gop_spans(is_iframe)
 
 
-def read_frames(path: Path, *, with_vectors: bool = True) -> Iterator[StreamFrame]:
-    """Decode an encoded stream from its first frame to its last.
+def read_frames(
+    path: Path, ranges: Sequence[range] | None = None, *, with_vectors: bool = False, lowres: int = 0
+) -> Iterator[StreamFrame]:
+    """Decode an encoded stream, or parts of it.
 
     Args:
         path: a file written by `cope encode`.
-        with_vectors: also export the motion vectors (about a third of the decoding cost).
+        ranges: frame indices to decode, ascending, each range from an I-frame on; None means all.
+        with_vectors: also let FFmpeg export the motion vectors, which costs as much as decoding.
+        lowres: decode at 1/2 (1) or 1/4 (2) of the size; the pictures drift away from the true ones over a GOP.
 
     Yields:
-        Each frame in order, `index` counted from 0.
+        Each frame in order, with its index in the stream.
 
     Raises:
         VideoError: the file is not such a stream, or a frame cannot be decoded.
@@ -104,9 +158,18 @@ def read_frames(path: Path, *, with_vectors: bool = True) -> Iterator[StreamFram
     with _opened(path) as (container, stream):
         context = stream.codec_context
         context.thread_type = "NONE"
-        context.options = _DECODER_OPTIONS | ({"flags2": "+export_mvs"} if with_vectors else {})
+        context.options = (
+            _DECODER_OPTIONS
+            | ({"flags2": "+export_mvs"} if with_vectors else {})
+            | ({"lowres": str(lowres)} if lowres else {})
+        )
+        header = context.extradata or b""
         size, colour = None, None
-        for index, frame in enumerate(container.decode(stream)):
+        for index, packet in _packets(container, stream, ranges):
+            frames = packet.decode()
+            if len(frames) != 1 or frames[0].pts != packet.pts:
+                raise VideoError(f"{path}: frame {index} gave {len(frames)} pictures, expected its own", _AGAIN)
+            frame = frames[0]
             if size is None or colour is None:
                 size = FrameSize(width=frame.width, height=frame.height)
                 colour = Colour.from_ffmpeg(frame.colorspace, frame.color_range)
@@ -114,11 +177,34 @@ def read_frames(path: Path, *, with_vectors: bool = True) -> Iterator[StreamFram
             yield StreamFrame(
                 index=index,
                 is_iframe=frame.pict_type == av.video.frame.PictureType.I,
-                vectors=_vectors_of(frame) if with_vectors else None,
+                packet=packet,
+                vol_header=header,
                 size=size,
                 colour=colour,
                 decoded=frame,
             )
+
+
+def _packets(
+    container: av.container.InputContainer, stream: av.VideoStream, ranges: Sequence[range] | None
+) -> Iterator[tuple[int, av.Packet[av.VideoStream]]]:
+    """Yield the packets of these frames with their frames' indices; what lies before the first range is skipped."""
+    places = [entry.timestamp for entry in stream.index_entries]
+    index_of = {timestamp: index for index, timestamp in enumerate(places)}
+    wanted = iter(ranges if ranges is not None else [range(len(places))])
+    current = next(wanted, range(0))
+    if current.start:
+        container.seek(places[current.start], stream=stream)
+    for packet in container.demux(stream):
+        if not packet.size or packet.dts is None:
+            continue
+        index = index_of[packet.dts]
+        while index >= current.stop:
+            if (following := next(wanted, None)) is None:
+                return
+            current = following
+        if index in current:
+            yield index, packet
 
 
 def _check_frame(path: Path, index: int, frame: av.VideoFrame, size: FrameSize) -> None:
@@ -129,13 +215,3 @@ def _check_frame(path: Path, index: int, frame: av.VideoFrame, size: FrameSize) 
     kind = frame.pict_type
     if kind not in (av.video.frame.PictureType.I, av.video.frame.PictureType.P):
         raise VideoError(f"{path}: frame {index} is a {av.video.frame.PictureType(kind).name}-frame, expected I or P")
-
-
-def _vectors_of(frame: av.VideoFrame) -> NDArray[np.void] | None:
-    # Not `frame.side_data`: the frame would keep it, it keeps the frame, and such cycles hold hundreds of megabytes of
-    # pictures until the garbage collector comes round.
-    side_data = SideDataContainer(frame).get("MOTION_VECTORS")  # type: ignore[call-arg]  # the stub has no __init__
-    if side_data is None:
-        return None
-    records: NDArray[np.void] = side_data.to_ndarray()
-    return records

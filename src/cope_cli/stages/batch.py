@@ -6,16 +6,17 @@ fails by name, a fresh worker takes its place, and the batch goes on. An excepti
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
-from typing import Generic, TypeVar
+from typing import Generic, TypeVar, cast
 
 from cope_cli.errors import CopeError, WorkerDiedError
 
@@ -49,12 +50,14 @@ class Batch(Generic[Result]):
         items: names of what to work on; each goes to one call of `work`.
         work: a picklable function; an exception it raises becomes that item's error.
         workers: processes at a time; 0 means one per core.
+        wide: items whose work uses all workers by itself; they come first, one after another.
         errors: items that had failed before the work began.
     """
 
     items: Sequence[str]
     work: Work[Result]
     workers: int
+    wide: Collection[str] = ()
     errors: Mapping[str, CopeError] = field(default_factory=dict)
 
     def run(self, on_progress: OnProgress = lambda item, done, total: None) -> Iterator[Outcome[Result]]:
@@ -67,9 +70,53 @@ class Batch(Generic[Result]):
         if len(self.items) == 1:
             item = self.items[0]
             yield _outcome(item, lambda: self.work(item, lambda done, total: on_progress(item, done, total)))
-        elif self.items:
-            workers = min(self.workers or default_workers(), len(self.items))
-            yield from _run_in_processes(self.items, self.work, workers, on_progress)
+            return
+        wide = [item for item in self.items if item in self.wide]
+        narrow = [item for item in self.items if item not in self.wide]
+        for items, workers in ((wide, 1), (narrow, self.workers or default_workers())):
+            if items:
+                yield from _run_in_processes(items, self.work, min(workers, len(items)), on_progress)
+
+
+def run_parts(
+    parts: Sequence[str], work: Work[Result], workers: int, on_progress: Callable[[float], None]
+) -> list[Result]:
+    """Work on the parts of one item in several processes and return the results in the parts' order.
+
+    Args:
+        parts: names of the parts.
+        work: as for a batch.
+        workers: processes at a time.
+        on_progress: called with how much is done, over all parts.
+
+    Raises:
+        CopeError: the first part that failed; those after it are not begun.
+    """
+    done: dict[str, float] = {}
+
+    def add(part: str, amount: float, total: float) -> None:
+        done[part] = amount
+        on_progress(sum(done.values()))
+
+    results: dict[str, Result] = {}
+    outcomes = _run_in_processes(parts, work, min(workers, len(parts)), add)
+    with contextlib.closing(outcomes):
+        for outcome in outcomes:
+            if outcome.error is not None:
+                raise outcome.error
+            results[outcome.item] = cast(Result, outcome.result)
+    return [results[part] for part in parts]
+
+
+def wide_items(weights: Mapping[str, float], workers: int) -> list[str]:
+    """Return the items so heavy that, one item a worker, the others would wait for them: to be worked on in parts.
+
+    Args:
+        weights: an estimate of each item's work.
+        workers: processes at a time.
+    """
+    total = sum(weights.values())
+    return [item for item, weight in weights.items() if workers > 1 and weight * workers >= 1.5 * total]
 
 
 def _outcome(item: str, call: Callable[[], Result]) -> Outcome[Result]:
@@ -118,7 +165,7 @@ class _Worker:
 
 def _run_in_processes(
     items: Sequence[str], work: Work[Result], workers: int, on_progress: OnProgress
-) -> Iterator[Outcome[Result]]:
+) -> Generator[Outcome[Result], None, None]:
     waiting = list(reversed(items))
     idle = [_Worker() for _ in range(workers)]
     running: dict[Future[Outcome[Result]], tuple[str, _Worker]] = {}

@@ -2,69 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
+from itertools import chain, groupby, pairwise
 from pathlib import Path
 
-from cope_cli.cache.frames import Frames, FramesWriter, commit_part, parts_folder
+from cope_cli.cache.frames import FramesWriter, parts_folder
 from cope_cli.cache.manifest import Manifest, fingerprint, record_tree
-from cope_cli.cache.primitives import PrimitivesWriter
+from cope_cli.cache.parts import read_part, write_part
+from cope_cli.cache.primitives import PrimitivesWriter, compress_slot
 from cope_cli.cache.store import MANIFEST, Cache, EncodedEntry, PrimitivesEntry, entry_name
 from cope_cli.cache.temporary import commit_folder
 from cope_cli.codec.fusion import FrameSize
-from cope_cli.codec.gop import Slot, keyframe_slots, slots_of
-from cope_cli.codec.primitives import extract_slots, read_slot_frames, rgb_converter
-from cope_cli.codec.stream import read_gop_spans
+from cope_cli.codec.gop import Slot
+from cope_cli.codec.primitives import extract_slots
 from cope_cli.codec.versions import library_versions
 from cope_cli.config import PRIMITIVES_SCHEMA, ExtractConfig
-from cope_cli.errors import CopeError, EntryNotFoundError, UsageError
-from cope_cli.stages.batch import Batch
+from cope_cli.errors import CopeError, EntryNotFoundError
+from cope_cli.stages.batch import Batch, default_workers, run_parts, wide_items
+from cope_cli.stages.frames import FramesRequest, ensure_frames, slots_of_entry
 
 OnProgress = Callable[[float, float], None]
-
-
-@dataclass(frozen=True, kw_only=True)
-class FramesRequest:
-    """Which slots to keep as RGB for a vision encoder.
-
-    Attributes:
-        size_px: the vision encoder's input size V.
-        keyframes_per_gop: those of K keyframes per GOP; 0 means every slot.
-    """
-
-    size_px: int = 384
-    keyframes_per_gop: int = 4
-
-    def __post_init__(self) -> None:
-        if not 16 <= self.size_px <= 2048:
-            raise UsageError(f"--frame-size {self.size_px}: expected 16 to 2048 pixels")
-        if self.keyframes_per_gop < 0:
-            raise UsageError(f"--store-frames {self.keyframes_per_gop}: expected a number of keyframes per GOP, or all")
-
-    @classmethod
-    def parse(cls, text: str, size_px: int) -> FramesRequest | None:
-        """Read the value of `--store-frames`: a number of keyframes per GOP, `all`, or `none`."""
-        if text == "none":
-            return None
-        if text != "all" and not text.isdecimal():
-            raise UsageError(f"--store-frames {text}: expected a number of keyframes per GOP, all or none")
-        if text == "0":
-            raise UsageError("--store-frames 0: expected at least 1, or none")
-        return cls(size_px=size_px, keyframes_per_gop=0 if text == "all" else int(text))
-
-    def slots(self, slot_gop: Sequence[int]) -> list[int]:
-        """Return the wanted slots of a video whose slots lie in these GOPs."""
-        wanted: list[int] = []
-        start = 0
-        while start < len(slot_gop):
-            end = start
-            while end < len(slot_gop) and slot_gop[end] == slot_gop[start]:
-                end += 1
-            count = end - start
-            wanted += [start + slot for slot in keyframe_slots(count, self.keyframes_per_gop or count)]
-            start = end
-        return wanted
+#: A video of fewer frames is not shared out: starting processes would cost more than they save.
+MIN_PARALLEL_FRAMES = 6000
+#: More parts than workers, so that all end at about the same time.
+PARTS_PER_WORKER = 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,6 +59,7 @@ def extract_video(
     config: ExtractConfig,
     *,
     frames: FramesRequest | None = None,
+    workers: int = 1,
     force: bool = False,
     on_progress: OnProgress = lambda done, total: None,
 ) -> ExtractRecord:
@@ -106,6 +70,7 @@ def extract_video(
         cache: where it lies and the primitives go.
         config: fusion window, grid, tail.
         frames: RGB slots to store as well; they are added to a finished entry that lacks them.
+        workers: processes that share a long video's GOPs; the entry's bytes do not depend on it.
         force: extract in any case.
         on_progress: called with (seconds done, seconds in all).
 
@@ -124,7 +89,7 @@ def extract_video(
     num_added = 0
     is_new = entry is None
     if entry is None:
-        entry, num_added = _make_entry(encoded, name, key, cache, config, frames, force, on_progress)
+        entry, num_added = _make_entry(encoded, name, key, cache, config, frames, workers, force, on_progress)
     elif frames is not None:
         wanted = frames.slots(_slot_gops(encoded, config))
         num_added = ensure_frames(cache, entry, frames.size_px, wanted, on_progress=on_progress)
@@ -140,12 +105,8 @@ def extract_video(
     )
 
 
-def _slots(encoded: EncodedEntry, config: ExtractConfig) -> list[Slot]:
-    return slots_of(read_gop_spans(encoded.video), config.fusion_frames, keep_tail=config.keep_tail)
-
-
 def _slot_gops(encoded: EncodedEntry, config: ExtractConfig) -> list[int]:
-    return [slot.gop for slot in _slots(encoded, config)]
+    return [slot.gop for slot in slots_of_entry(encoded, config)]
 
 
 def _finished(cache: Cache, name: str) -> PrimitivesEntry | None:
@@ -166,36 +127,37 @@ def _make_entry(
     cache: Cache,
     config: ExtractConfig,
     frames: FramesRequest | None,
+    workers: int,
     force: bool,
     on_progress: OnProgress,
 ) -> tuple[PrimitivesEntry, int]:
     """Write a new entry; returns it and how many RGB pictures it holds."""
-    slots = _slots(encoded, config)
+    slots = slots_of_entry(encoded, config)
     stored = [] if frames is None else frames.slots([slot.gop for slot in slots])
     info = encoded.manifest.info
     size = FrameSize(width=info["width_px"], height=info["height_px"])
-    fps = encoded.manifest.config["fps"]
-    num_frames = info["num_frames"]
     target = cache.primitives_folder / f"{name}.zarr"
+    job = _Job(
+        video=encoded.video,
+        slots=slots,
+        config=config,
+        rgb_frames=frozenset(slots[index].frame for index in stored),
+        rgb_size_px=frames.size_px if frames is not None else 0,
+        fps=encoded.manifest.config["fps"],
+        num_frames=info["num_frames"],
+    )
     with cache.workspace() as workspace:
         folder = workspace / "entry"
-        writer = PrimitivesWriter(folder, slots, config.grid_px, size, fps)
+        writer = PrimitivesWriter(folder, slots, config, size, job.fps)
         frames_writer = None
         if frames is not None and stored:
             part = parts_folder(folder, frames.size_px) / "part-0"
             part.parent.mkdir(parents=True)
             frames_writer = FramesWriter(part, stored, frames.size_px)
-        for slot in extract_slots(
-            encoded.video,
-            slots,
-            config.grid_px,
-            rgb_frames={slots[index].frame for index in stored},
-            rgb_size_px=frames.size_px if frames is not None else 0,
-            on_frame=lambda index: on_progress(index / fps, num_frames / fps),
-        ):
-            writer.append(slot)
-            if frames_writer is not None and slot.rgb is not None:
-                frames_writer.append(slot.rgb)
+        for chunks in _compressed_slots(job, workspace, workers, on_progress):
+            writer.append(chunks)
+            if frames_writer is not None and "rgb" in chunks:
+                frames_writer.append(chunks["rgb"])
         writer.close()
         if frames_writer is not None:
             frames_writer.close(key, library_versions())
@@ -207,6 +169,65 @@ def _make_entry(
         return entry, len(stored)
     # Another process was faster, and may have been asked for other RGB slots.
     return entry, ensure_frames(cache, entry, frames.size_px, stored)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Job:
+    """What to extract; a part of it is the same with fewer slots."""
+
+    video: Path
+    slots: Sequence[Slot]
+    config: ExtractConfig
+    rgb_frames: frozenset[int]
+    rgb_size_px: int
+    fps: int
+    num_frames: int
+
+    def run(self, on_frame: Callable[[int], None]) -> Iterator[dict[str, bytes]]:
+        """Yield each slot's compressed chunks."""
+        for primitives in extract_slots(
+            self.video,
+            self.slots,
+            self.config.grid_px,
+            with_codec_residual=self.config.has_codec_residual,
+            rgb_frames=self.rgb_frames,
+            rgb_size_px=self.rgb_size_px,
+            on_frame=on_frame,
+        ):
+            yield compress_slot(primitives)
+
+
+def _compressed_slots(
+    job: _Job, workspace: Path, workers: int, on_progress: OnProgress
+) -> Iterator[Mapping[str, bytes]]:
+    """Yield the chunks of every slot in order, made here or, for a long video, by several processes."""
+    seconds = job.num_frames / job.fps
+    if workers < 2 or job.num_frames < MIN_PARALLEL_FRAMES:
+        yield from job.run(lambda index: on_progress(index / job.fps, seconds))
+        on_progress(seconds, seconds)
+        return
+    jobs = {str(workspace / f"part-{n}"): part for n, part in enumerate(_parts_of(job, PARTS_PER_WORKER * workers))}
+    run_parts(
+        list(jobs), partial(_write_part, jobs=jobs), workers, lambda frames: on_progress(frames / job.fps, seconds)
+    )
+    for path in jobs:
+        yield from read_part(Path(path))
+        Path(path).unlink()
+    on_progress(seconds, seconds)
+
+
+def _parts_of(job: _Job, num: int) -> list[_Job]:
+    """Cut a job into at most `num` of nearly as many whole GOPs each."""
+    gops = [list(slots) for _, slots in groupby(job.slots, key=lambda slot: slot.gop)]
+    num = min(num, len(gops))
+    cuts = [len(gops) * n // num for n in range(num + 1)]
+    return [replace(job, slots=[*chain(*gops[a:b])]) for a, b in pairwise(cuts)]
+
+
+def _write_part(path: str, report: OnProgress, *, jobs: Mapping[str, _Job]) -> None:
+    job = jobs[path]
+    start = job.slots[0].frame
+    write_part(Path(path), job.run(lambda index: report(index - start, 0)))
 
 
 def _manifest(encoded: EncodedEntry, key: str, config: ExtractConfig, slots: Sequence[Slot], folder: Path) -> Manifest:
@@ -237,59 +258,6 @@ def _manifest(encoded: EncodedEntry, key: str, config: ExtractConfig, slots: Seq
     )
 
 
-def ensure_frames(
-    cache: Cache,
-    entry: PrimitivesEntry,
-    size_px: int,
-    slots: Collection[int],
-    *,
-    on_progress: OnProgress = lambda done, total: None,
-) -> int:
-    """Add the RGB pictures of these slots that an entry lacks, decoded from its encoded video.
-
-    Args:
-        cache: where both entries lie.
-        entry: the primitives entry.
-        size_px: the vision encoder's input size V.
-        slots: slots to have.
-        on_progress: called with (seconds done, seconds in all).
-
-    Returns:
-        How many pictures were added.
-
-    Raises:
-        EntryNotFoundError: the encoded video is gone from the cache.
-        VideoError, StorageError, CacheCorruptError: decoding or writing failed.
-    """
-    missing = sorted(set(slots) - Frames(entry, size_px).slots)
-    if not missing:
-        return 0
-    encoded = cache.encoded_entry(entry.encoded_name)
-    if encoded is None:
-        raise EntryNotFoundError(
-            f"{entry.name}: {len(missing)} RGB pictures at {size_px} px are not stored, and the encoded video "
-            f"{entry.encoded_name} is gone from {cache.root}",
-            f"Run `cope encode {entry.source_path}` again.",
-        )
-    encoded.check(hashes=True)
-    fps = encoded.manifest.config["fps"]
-    total = encoded.manifest.info["num_frames"] / fps
-    all_slots = _slots(encoded, ExtractConfig(**entry.manifest.config))
-    with cache.workspace() as workspace:
-        folder = workspace / "part"
-        writer = FramesWriter(folder, missing, size_px)
-        for rgb in read_slot_frames(
-            encoded.video,
-            [all_slots[slot].frame for slot in missing],
-            rgb_converter(size_px),
-            on_frame=lambda index: on_progress(index / fps, total),
-        ):
-            writer.append(rgb)
-        writer.close(entry.manifest.fingerprint, library_versions())
-        commit_part(folder, entry.folder, size_px)
-    return len(missing)
-
-
 def extract_batch(
     videos: Sequence[str],
     cache_root: Path,
@@ -316,21 +284,31 @@ def extract_batch(
     cache.clean()
     errors: dict[str, CopeError] = {}
     if videos:
-        names: dict[str, None] = {}
+        found: dict[str, EncodedEntry] = {}
         for video in videos:
             try:
-                names |= {entry.name: None for entry in cache.find_encoded(video)}
+                found |= {entry.name: entry for entry in cache.find_encoded(video)}
             except CopeError as error:
                 errors[video] = error
+        entries = list(found.values())
     else:
         entries, errors = cache.usable_encoded()
-        names = {entry.name: None for entry in entries}
-        if not names and not errors:
+        if not entries and not errors:
             raise EntryNotFoundError(
                 f"{cache_root}: no encoded video in this cache", "Run `cope encode PATHS...` first."
             )
-    work = partial(_extract_item, cache_root=cache_root, config=config, frames=frames, force=force)
-    return Batch(items=list(names), work=work, workers=workers, errors=errors)
+    workers = workers or default_workers()
+    lengths = {entry.name: float(entry.manifest.info["num_frames"]) for entry in entries}
+    wide = wide_items(lengths, workers)
+    work = partial(
+        _extract_item,
+        cache_root=cache_root,
+        config=config,
+        frames=frames,
+        workers=dict.fromkeys(wide, workers),
+        force=force,
+    )
+    return Batch(items=[entry.name for entry in entries], work=work, workers=workers, wide=wide, errors=errors)
 
 
 def _extract_item(
@@ -340,6 +318,15 @@ def _extract_item(
     cache_root: Path,
     config: ExtractConfig,
     frames: FramesRequest | None,
+    workers: Mapping[str, int],
     force: bool,
 ) -> ExtractRecord:
-    return extract_video(item, Cache(cache_root), config, frames=frames, force=force, on_progress=report)
+    return extract_video(
+        item,
+        Cache(cache_root),
+        config,
+        frames=frames,
+        workers=workers.get(item, 1),
+        force=force,
+        on_progress=report,
+    )

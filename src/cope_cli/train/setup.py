@@ -18,7 +18,7 @@ from cope_cli.model.checkpoint import load_videolm, vision_tower_sha256
 from cope_cli.model.delta_encoder import DeltaEncoder, DeltaEncoderConfig
 from cope_cli.model.small import build_small_videolm
 from cope_cli.model.videolm import VideoLM
-from cope_cli.stages.extract import ensure_frames
+from cope_cli.stages.frames import ensure_frames
 from cope_cli.train.config import TrainConfig
 
 #: Called with (step, steps in all, what was logged).

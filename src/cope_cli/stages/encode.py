@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -11,16 +11,21 @@ from typing import Any
 from cope_cli.cache.manifest import Manifest, fingerprint, record_files
 from cope_cli.cache.store import Cache, EncodedEntry, entry_name
 from cope_cli.codec.gop import GopSpan
+from cope_cli.codec.split import SourcePart, plan_parts
 from cope_cli.codec.stream import read_gop_spans
-from cope_cli.codec.transcode import TranscodeInfo, transcode
+from cope_cli.codec.transcode import PartInfo, TranscodeInfo, join_parts, transcode, transcode_part
 from cope_cli.codec.versions import library_versions
 from cope_cli.config import ENCODED_SCHEMA, EncodeConfig
 from cope_cli.errors import CopeError, StorageError, VideoError
 from cope_cli.files import sha256_file, sync_file
-from cope_cli.stages.batch import Batch
+from cope_cli.stages.batch import Batch, default_workers, run_parts, wide_items
 from cope_cli.stages.sources import find_videos
 
 OnProgress = Callable[[float, float], None]
+#: The least frames of an encoded stream that are worth a process of their own.
+MIN_PART_FRAMES = 600
+#: Each part decodes what lies between the keyframe before it and its start once more, so there are few.
+PARTS_PER_WORKER = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +74,7 @@ def encode_video(
     config: EncodeConfig,
     *,
     known: dict[Path, EncodedEntry] | None = None,
+    workers: int = 1,
     force: bool = False,
     on_progress: OnProgress = lambda done, total: None,
 ) -> EncodeRecord:
@@ -79,6 +85,7 @@ def encode_video(
         cache: where the entry goes.
         config: how to encode.
         known: entries by source path: a file whose size and time are those of its entry is not hashed again.
+        workers: processes that share a long video's GOPs; the entry's bytes do not depend on it.
         force: encode in any case; the source is hashed afresh.
         on_progress: called with (seconds done, seconds in all or 0 if unknown).
 
@@ -94,7 +101,7 @@ def encode_video(
         return EncodeRecord.of(entry, is_new=False)
     with cache.workspace() as folder:
         video = folder / f"{name}.mp4"
-        info = transcode(path, video, config, on_progress=on_progress)
+        info = _transcode(path, video, config, workers, on_progress)
         spans = read_gop_spans(video)
         _check_gops(path, spans, info, config)
         manifest = Manifest(
@@ -110,6 +117,31 @@ def encode_video(
         )
         _commit(cache, video, manifest, name)
     return EncodeRecord.of(EncodedEntry(name=name, folder=cache.encoded_folder, manifest=manifest), is_new=True)
+
+
+def _transcode(
+    source: Path, target: Path, config: EncodeConfig, workers: int, on_progress: OnProgress
+) -> TranscodeInfo:
+    """Encode a video here, or in parts by several processes if it is long and can be cut."""
+    parts = plan_parts(source, config, PARTS_PER_WORKER * workers, min_frames=MIN_PART_FRAMES) if workers > 1 else []
+    if parts:
+        tasks = {str(target.with_name(f"part-{n}.mp4")): part for n, part in enumerate(parts)}
+        work = partial(_encode_part, source=source, config=config, tasks=tasks)
+        try:
+            infos = run_parts(list(tasks), work, workers, lambda done: on_progress(done, 0))
+            return join_parts([(Path(path), info) for path, info in zip(tasks, infos, strict=True)], target, config)
+        except VideoError:
+            pass  # a source that cannot be sought in, or a damaged one: as a whole it is encoded, or fails by name
+        finally:
+            for path in tasks:
+                Path(path).unlink(missing_ok=True)
+    return transcode(source, target, config, on_progress=on_progress)
+
+
+def _encode_part(
+    path: str, report: OnProgress, *, source: Path, config: EncodeConfig, tasks: Mapping[str, SourcePart]
+) -> PartInfo:
+    return transcode_part(source, Path(path), config, tasks[path], on_progress=report)
 
 
 def _source_record(path: Path, entry: EncodedEntry | None) -> dict[str, Any]:
@@ -193,8 +225,17 @@ def encode_batch(
     videos, errors = find_videos(paths, exclude=cache_root)
     entries, _ = cache.usable_encoded()
     known = {entry.source_path: entry for entry in entries}
-    work = partial(_encode_item, cache_root=cache_root, config=config, known=known, force=force)
-    return Batch(items=[str(video) for video in videos], work=work, workers=workers, errors=errors)
+    workers = workers or default_workers()
+    wide = wide_items({str(video): float(video.stat().st_size) for video in videos}, workers)
+    work = partial(
+        _encode_item,
+        cache_root=cache_root,
+        config=config,
+        known=known,
+        workers=dict.fromkeys(wide, workers),
+        force=force,
+    )
+    return Batch(items=[str(video) for video in videos], work=work, workers=workers, wide=wide, errors=errors)
 
 
 def _encode_item(
@@ -204,6 +245,15 @@ def _encode_item(
     cache_root: Path,
     config: EncodeConfig,
     known: dict[Path, EncodedEntry],
+    workers: Mapping[str, int],
     force: bool,
 ) -> EncodeRecord:
-    return encode_video(Path(item), Cache(cache_root), config, known=known, force=force, on_progress=report)
+    return encode_video(
+        Path(item),
+        Cache(cache_root),
+        config,
+        known=known,
+        workers=workers.get(item, 1),
+        force=force,
+        on_progress=report,
+    )

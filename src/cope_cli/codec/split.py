@@ -76,20 +76,20 @@ def plan_parts(source: Path, config: EncodeConfig, num: int, *, min_frames: int)
 
 def _packet_times(video: Source) -> tuple[list[int], list[int]]:
     """Return the times of all frames and of the keyframes, ascending; nothing where they cannot be relied on."""
-    times, keyframes = [], []
-    last_dts = None
+    times, decode_times, keyframes = [], [], []
     for packet in video.container.demux(video.stream):
         if not packet.size:
             continue
-        is_in_order = packet.dts is not None and (last_dts is None or packet.dts > last_dts)
-        if packet.pts is None or not is_in_order or packet.is_discard or packet.is_corrupt:
+        if packet.pts is None or packet.is_discard or packet.is_corrupt:
             return [], []
-        last_dts = packet.dts
         times.append(packet.pts)
+        if packet.dts is not None:  # Matroska does not store it
+            decode_times.append(packet.dts)
         if packet.is_keyframe:
             keyframes.append(packet.pts)
+    if any(after <= before for series in (decode_times, keyframes) for before, after in pairwise(series)):
+        return [], []  # two recordings joined, or a damaged file
     times.sort()
-    keyframes.sort()
     gaps = [after - before for before, after in pairwise(times)]
     if not keyframes or keyframes[0] != times[0] or min(gaps, default=1) <= 0:
         return [], []

@@ -1,42 +1,64 @@
 """`cope bench --extract`: what extraction costs beside the limit, bare decoding with vectors exported as arrays.
 
 Each video is encoded once (`--short-side 0` unless told otherwise) into a temporary cache; then the limit, extraction
-in memory and extraction with storage run in turn, several rounds, in one process. CPU seconds of all its threads.
+in memory, extraction with storage, and once more with storage and a stopwatch inside run in turn, several rounds, in
+one process. CPU seconds of all its threads. Tools that read motion vectors too run beside them if they are installed.
 """
 
 from __future__ import annotations
 
+import contextlib
+import importlib
+import importlib.util
 import statistics
 import tempfile
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import av
+from av.sidedata.sidedata import SideDataContainer
 
 from cope_cli.cache.store import Cache
 from cope_cli.codec.gop import slots_of
 from cope_cli.codec.primitives import extract_slots
-from cope_cli.codec.stream import read_frames, read_gop_spans
+from cope_cli.codec.stream import read_gop_spans
 from cope_cli.config import EncodeConfig, ExtractConfig
 from cope_cli.stages.encode import encode_video
 from cope_cli.stages.extract import extract_video
 
+STEPS = ("decode", "trace", "convert", "residual", "compress", "write")
+#: Function -> the step its time counts for. The rest of making slots is decoding, the rest of all is writing.
+_TIMED = {
+    "cope_cli.codec.primitives.block_grid": "trace",
+    "cope_cli.codec.primitives.fuse_motion": "trace",
+    "cope_cli.codec.colour.Picture.to_grid": "convert",
+    "cope_cli.codec.primitives.warp": "residual",
+    "cope_cli.codec.primitives.residual_of": "residual",
+    "cope_cli.cache.primitives.compress": "compress",
+}
+
 
 @dataclass(frozen=True, kw_only=True)
 class ExtractCost:
-    """CPU milliseconds per decoded frame, medians over the rounds, and ratios to the limit.
+    """CPU milliseconds per frame, medians over the rounds, and ratios to the limit.
 
     Attributes:
         video: the source file's name.
         width_px: encoded width.
         height_px: encoded height.
-        num_frames: frames decoded per round.
+        num_frames: frames of the encoded stream.
         grid_px: grid side G.
         fusion_frames: fusion window s.
         limit_ms: PyAV decode with motion vectors as arrays.
         in_memory_ms: extraction, nothing stored.
         stored_ms: extraction with motion, residual and grid frames written to the cache, RGB frames not.
+        steps_ms: of `stored_ms`, by step; measured in runs of their own.
+        peers_ms: other tools, by name; those that are installed.
     """
 
     video: str
@@ -48,6 +70,8 @@ class ExtractCost:
     limit_ms: float
     in_memory_ms: float
     stored_ms: float
+    steps_ms: dict[str, float]
+    peers_ms: dict[str, float]
 
     @property
     def in_memory_ratio(self) -> float:
@@ -103,12 +127,24 @@ def _measure(
     entry = cache.encoded_entry(record.name)
     assert entry is not None
     slots = slots_of(read_gop_spans(entry.video), extract.fusion_frames, keep_tail=extract.keep_tail)
+    stopwatch = _Stopwatch()
+
+    def stored() -> None:
+        extract_video(record.name, cache, extract, force=True)
+
+    def split() -> None:
+        with stopwatch.running():
+            stored()
+
     variants: dict[str, Callable[[], object]] = {
-        "limit": lambda: deque(read_frames(entry.video), maxlen=0),
+        "limit": lambda: _decode_with_vectors(entry.video),
         "in_memory": lambda: deque(extract_slots(entry.video, slots, extract.grid_px), maxlen=0),
-        "stored": lambda: extract_video(record.name, cache, extract, force=True),
+        "stored": stored,
+        "split": split,
     }
-    variants["stored"]()  # compiles the kernels
+    peers = {name: run for name, run in _PEERS.items() if importlib.util.find_spec(name)}
+    variants |= {name: _on(run, entry.video) for name, run in peers.items()}
+    stored()  # compiles the kernels
     seconds: dict[str, list[float]] = {name: [] for name in variants}
     for _ in range(rounds):
         for name, run in variants.items():
@@ -127,4 +163,97 @@ def _measure(
         limit_ms=ms["limit"],
         in_memory_ms=ms["in_memory"],
         stored_ms=ms["stored"],
+        steps_ms={step: stopwatch.median(step) / record.num_frames * 1000 for step in STEPS},
+        peers_ms={name: ms[name] for name in peers},
     )
+
+
+def _decode_with_vectors(path: Path) -> None:
+    """Do what the limit does: PyAV's own loop, and its own arrays."""
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        stream.codec_context.thread_type = "NONE"
+        stream.codec_context.options = {"flags": "+bitexact", "idct": "simpleauto", "flags2": "+export_mvs"}
+        for frame in container.decode(stream):
+            # `frame.side_data` would be the usual way; it makes a reference cycle per frame and is slower yet.
+            vectors = SideDataContainer(frame).get("MOTION_VECTORS")  # type: ignore[call-arg]  # stub: no __init__
+            if vectors is not None:
+                vectors.to_ndarray()
+
+
+def _mvextractor(path: Path) -> None:
+    """motion-vector-extractor: vectors as arrays, without fusion or residual."""
+    capture = importlib.import_module("mvextractor.videocap").VideoCap()
+    if not capture.open(str(path)):
+        raise RuntimeError(f"{path}: motion-vector-extractor cannot open it")
+    while capture.read()[0]:
+        pass
+    capture.release()
+
+
+_PEERS: dict[str, Callable[[Path], None]] = {"mvextractor": _mvextractor}
+
+
+def _on(run: Callable[[Path], None], path: Path) -> Callable[[], None]:
+    return lambda: run(path)
+
+
+class _Stopwatch:
+    """CPU seconds of each step, per run, read inside the functions of extraction."""
+
+    def __init__(self) -> None:
+        self._runs: list[dict[str, float]] = []
+        self._inside = 0.0
+
+    def median(self, step: str) -> float:
+        """Seconds of a step in the median run."""
+        return statistics.median(run[step] for run in self._runs)
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator[None]:
+        """Measure the extraction in the block."""
+        run = dict.fromkeys(STEPS, 0.0)
+        start = time.process_time()
+        with contextlib.ExitStack() as patches:
+            for name, step in _TIMED.items():
+                patches.enter_context(mock.patch(name, self._timed(_function(name), run, step)))
+            patches.enter_context(mock.patch("cope_cli.stages.extract.extract_slots", self._timed_slots(run)))
+            yield
+        run["write"] = time.process_time() - start - sum(run.values())
+        self._runs.append(run)
+
+    def _timed(self, function: Callable[..., Any], run: dict[str, float], step: str) -> Callable[..., Any]:
+        def call(*args: Any, **options: Any) -> Any:
+            start = time.process_time()
+            try:
+                return function(*args, **options)
+            finally:
+                run[step] += time.process_time() - start
+
+        return call
+
+    def _timed_slots(self, run: dict[str, float]) -> Callable[..., Iterator[Any]]:
+        def slots(*args: Any, **options: Any) -> Iterator[Any]:
+            made = extract_slots(*args, **options)
+            while True:
+                start, counted = time.process_time(), sum(run.values())
+                slot = next(made, None)
+                run["decode"] += time.process_time() - start - (sum(run.values()) - counted)
+                if slot is None:
+                    return
+                yield slot
+
+        return slots
+
+
+def _function(name: str) -> Callable[..., Any]:
+    """Return the function or method of this dotted name."""
+    parts = name.split(".")
+    for length in range(len(parts) - 1, 0, -1):
+        with contextlib.suppress(ModuleNotFoundError):
+            found: Any = importlib.import_module(".".join(parts[:length]))
+            for attribute in parts[length:]:
+                found = getattr(found, attribute)
+            function: Callable[..., Any] = found
+            return function
+    raise LookupError(name)

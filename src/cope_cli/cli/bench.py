@@ -106,7 +106,7 @@ def _show_tokens(tables: TokenTables) -> None:
 
 
 def _extract(videos: list[Path], fusion: int, grid: int, short_side: int, rounds: int, json: bool) -> None:
-    from cope_cli.bench.extract import measure_extract
+    from cope_cli.bench.extract import STEPS, measure_extract
     from cope_cli.config import EncodeConfig, ExtractConfig
     from cope_cli.stages.sources import find_videos
 
@@ -126,9 +126,10 @@ def _extract(videos: list[Path], fusion: int, grid: int, short_side: int, rounds
     if json:
         show.print_json(costs)
         return
+    peers = sorted({name for cost in costs for name in cost.peers_ms})
     show.print_table(
         f"CPU ms per frame, grid {grid}, s = {fusion}, medians of {rounds}; ratios to decoding with vectors",
-        ["video", "size", "frames", "decode + vectors", "in memory", "stored"],
+        ["video", "size", "frames", "decode + vectors", "in memory", "stored", *peers],
         [
             (
                 cost.video,
@@ -137,9 +138,15 @@ def _extract(videos: list[Path], fusion: int, grid: int, short_side: int, rounds
                 f"{cost.limit_ms:.2f} (1)",
                 f"{cost.in_memory_ms:.2f} ({cost.in_memory_ratio:.2f})",
                 f"{cost.stored_ms:.2f} ({cost.stored_ratio:.2f})",
+                *(f"{cost.peers_ms[name]:.2f} ({cost.peers_ms[name] / cost.limit_ms:.2f})" for name in peers),
             )
             for cost in costs
         ],
+    )
+    show.print_table(
+        "What of the stored column goes where, CPU ms per frame",
+        ["video", *STEPS],
+        [(cost.video, *(f"{cost.steps_ms[step]:.3f}" for step in STEPS)) for cost in costs],
     )
 
 

@@ -28,6 +28,17 @@ _UNSPECIFIED = 2
 _USUAL_WITH = {1: (1, 1), 5: (5, 6), 6: (6, 6), 7: (7, 7), 9: (9, 14)}
 
 
+def encoder_options(config: EncodeConfig) -> dict[str, str]:
+    """Return FFmpeg's options for a constant quantiser and I-frames at the GOPs' starts only."""
+    return {
+        "flags": "+qscale+bitexact+global_header",
+        "global_quality": str(_QUALITY_UNIT * config.quality),
+        "qmin": str(config.quality),
+        "qmax": str(config.quality),
+        "sc_threshold": _NO_SCENE_CUT,
+    }
+
+
 @dataclass(frozen=True, kw_only=True)
 class _Kind:
     """What an encoded stream's pictures are: size and FFmpeg's four colour numbers."""
@@ -139,14 +150,7 @@ class Encoder:
         return self._stream
 
     def _configure(self, context: av.VideoCodecContext, kind: _Kind) -> None:
-        quality = self.config.quality
-        context.options = {
-            "flags": "+qscale+bitexact+global_header",
-            "global_quality": str(_QUALITY_UNIT * quality),
-            "qmin": str(quality),
-            "qmax": str(quality),
-            "sc_threshold": _NO_SCENE_CUT,
-        }
+        context.options = encoder_options(self.config)
         context.width, context.height, context.pix_fmt = kind.width, kind.height, "yuv420p"
         context.framerate = Fraction(self.config.fps)
         context.time_base = Fraction(1, self.config.fps)

@@ -115,6 +115,17 @@ def transcode(
         return _info(video, graph, encoder)
 
 
+def filtered(source: Path, config: EncodeConfig) -> Iterator[av.VideoFrame]:
+    """Yield the pictures that `transcode` would encode."""
+    with open_source(source, config.stream) as video:
+        graph: _Graph | None = None
+        for frame in video.frames():
+            graph = graph or _Graph(frame, video, config)
+            yield from graph.push(frame)
+        if graph is not None:
+            yield from graph.finish()
+
+
 def transcode_part(
     source: Path, target: Path, config: EncodeConfig, part: SourcePart, *, on_progress: OnSeconds
 ) -> PartInfo:

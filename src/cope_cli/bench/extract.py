@@ -20,13 +20,10 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-import av
-from av.sidedata.sidedata import SideDataContainer
-
 from cope_cli.cache.store import Cache
 from cope_cli.codec.gop import slots_of
 from cope_cli.codec.primitives import extract_slots
-from cope_cli.codec.stream import read_gop_spans
+from cope_cli.codec.stream import decode_with_vectors, read_gop_spans
 from cope_cli.config import EncodeConfig, ExtractConfig
 from cope_cli.stages.encode import encode_video
 from cope_cli.stages.extract import extract_video
@@ -137,7 +134,7 @@ def _measure(
             stored()
 
     variants: dict[str, Callable[[], object]] = {
-        "limit": lambda: _decode_with_vectors(entry.video),
+        "limit": lambda: decode_with_vectors(entry.video),
         "in_memory": lambda: deque(extract_slots(entry.video, slots, extract.grid_px), maxlen=0),
         "stored": stored,
         "split": split,
@@ -166,19 +163,6 @@ def _measure(
         steps_ms={step: stopwatch.median(step) / record.num_frames * 1000 for step in STEPS},
         peers_ms={name: ms[name] for name in peers},
     )
-
-
-def _decode_with_vectors(path: Path) -> None:
-    """Do what the limit does: PyAV's own loop, and its own arrays."""
-    with av.open(str(path)) as container:
-        stream = container.streams.video[0]
-        stream.codec_context.thread_type = "NONE"
-        stream.codec_context.options = {"flags": "+bitexact", "idct": "simpleauto", "flags2": "+export_mvs"}
-        for frame in container.decode(stream):
-            # `frame.side_data` would be the usual way; it makes a reference cycle per frame and is slower yet.
-            vectors = SideDataContainer(frame).get("MOTION_VECTORS")  # type: ignore[call-arg]  # stub: no __init__
-            if vectors is not None:
-                vectors.to_ndarray()
 
 
 def _mvextractor(path: Path) -> None:

@@ -15,9 +15,8 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-import av
-
 from cope_cli.cache.store import Cache
+from cope_cli.codec.clips import repeat_video
 from cope_cli.config import EncodeConfig, ExtractConfig
 from cope_cli.errors import CopeError
 from cope_cli.stages.encode import encode_video
@@ -70,7 +69,7 @@ def measure_memory(
     """
     with tempfile.TemporaryDirectory(prefix="cope-bench-") as folder:
         long = Path(folder) / f"long{video.suffix}"
-        _repeat(video, long, seconds)
+        repeat_video(video, long, seconds)
         root = Path(folder) / "cache"
         start_bytes = _peak(_nothing, long, root, encode, extract)
         on_progress(1, 3)
@@ -88,29 +87,6 @@ def measure_memory(
         encode_bytes=encode_bytes,
         extract_bytes=extract_bytes,
     )
-
-
-def _repeat(video: Path, target: Path, seconds: float) -> None:
-    """Write a video's packets again and again, each time after the last."""
-    with av.open(str(target), "w") as output:
-        stream = None
-        shift = 0
-        while True:
-            with av.open(str(video)) as source:
-                track = source.streams.video[0]
-                stream = stream or output.add_stream_from_template(track)
-                packets = [packet for packet in source.demux(track) if packet.size and packet.dts is not None]
-                assert track.time_base is not None
-                times = [packet.pts for packet in packets if packet.pts is not None]
-                step = round(1 / (track.average_rate or 25) / track.time_base)
-                for packet in packets:
-                    packet.pts = (packet.pts or 0) + shift
-                    packet.dts = (packet.dts or 0) + shift
-                    packet.stream = stream
-                    output.mux(packet)
-                shift += max(times) - min(times) + step
-                if shift * track.time_base >= seconds:
-                    return
 
 
 def _peak(work: Callable[..., None], *arguments: object) -> int:

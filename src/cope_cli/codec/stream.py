@@ -215,3 +215,15 @@ def _check_frame(path: Path, index: int, frame: av.VideoFrame, size: FrameSize) 
     kind = frame.pict_type
     if kind not in (av.video.frame.PictureType.I, av.video.frame.PictureType.P):
         raise VideoError(f"{path}: frame {index} is a {av.video.frame.PictureType(kind).name}-frame, expected I or P")
+
+
+def decode_with_vectors(path: Path) -> None:
+    """Decode an encoded stream with PyAV's own loop and arrays: the limit that benchmarks compare with."""
+    with _opened(path) as (container, stream):
+        stream.codec_context.thread_type = "NONE"
+        stream.codec_context.options = _DECODER_OPTIONS | {"flags2": "+export_mvs"}
+        for frame in container.decode(stream):
+            # `frame.side_data` would be the usual way; it makes a reference cycle per frame and is slower yet.
+            vectors = SideDataContainer(frame).get("MOTION_VECTORS")  # type: ignore[call-arg]  # stub: no __init__
+            if vectors is not None:
+                vectors.to_ndarray()

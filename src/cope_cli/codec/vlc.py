@@ -274,9 +274,19 @@ def _skip_coefficients(data, pos, codes, is_intra, num_blocks):  # type: ignore[
         is_last = entry >> LAST_SHIFT & 1
         places += entry >> PLACES_SHIFT
         most = max(most, places)
-        places = places & (is_last - 1)
+        places &= is_last - 1  # 0 for the next block
         num_blocks -= is_last
     return pos if most <= 64 else _TOO_MANY
+
+
+@_inlined
+def _num_ones(bits):  # type: ignore[no-untyped-def]
+    """Return how many bits are 1."""
+    count = 0
+    while bits:
+        bits &= bits - 1
+        count += 1
+    return count
 
 
 @_inlined
@@ -419,11 +429,7 @@ def read_macroblocks(  # type: ignore[no-untyped-def]
                     pattern ^= 0b111100
                     pos = _read_vectors(data, pos, codes, residual_bits, out, row, col, kind == INTER_4V)
                     if pos >= 0:
-                        num_blocks, rest = 0, pattern
-                        while rest:
-                            rest &= rest - 1
-                            num_blocks += 1
-                        pos = _skip_coefficients(data, pos, codes, np.int64(0), num_blocks)
+                        pos = _skip_coefficients(data, pos, codes, np.int64(0), _num_ones(pattern))
                 else:
                     pos = _skip_intra_blocks(data, pos, codes, pattern)
                 kinds[row, col] = kind

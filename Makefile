@@ -8,7 +8,10 @@ JOBS ?= auto
 DEMO := .demo
 COPE := COPE_CACHE=$(DEMO)/cache COPE_RUNS=$(DEMO)/runs $(BIN)/cope
 
-.PHONY: install install-dev demo test test-all lint format docs clean
+FUZZ_NUM ?= 1000
+KILLS ?= 200
+
+.PHONY: install install-dev demo test test-all fuzz kill-sweep lint format docs clean
 
 install: $(VENV)/.installed
 install-dev: $(VENV)/.installed-dev
@@ -39,6 +42,13 @@ test: install-dev lint
 test-all: install-dev lint
 	$(BIN)/python -m pytest -n $(JOBS)
 
+fuzz: install-dev
+	OMP_NUM_THREADS=1 $(BIN)/python tools/fuzz.py sample_videos --out .fuzz --num $(FUZZ_NUM)
+
+kill-sweep: install-dev
+	OMP_NUM_THREADS=1 $(BIN)/python tools/kill_sweep.py sample_videos/camera_pan.mp4 sample_videos/hard_cut.mp4 \
+		--out .kill_sweep --num $(KILLS)
+
 lint: install-dev
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
@@ -53,5 +63,5 @@ docs: install-dev
 	$(BIN)/cog -r docs/commands.md
 
 clean:
-	rm -rf $(VENV) $(DEMO) build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(DEMO) build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .fuzz .kill_sweep
 	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -11,11 +11,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import zarr
 from numpy.typing import NDArray
 
 from cope_cli.cache.manifest import Manifest, record_tree
-from cope_cli.cache.primitives import read_checked
+from cope_cli.cache.reader import ArrayReader
 from cope_cli.cache.schema import ShardWriter, write_group, write_table
 from cope_cli.cache.store import MANIFEST, PrimitivesEntry
 from cope_cli.cache.temporary import commit_folder
@@ -97,14 +96,14 @@ class Frames:
 
     def __init__(self, entry: PrimitivesEntry, size_px: int) -> None:
         self.name = entry.name
-        self._where: dict[int, tuple[zarr.Group, int]] = {}
+        self._where: dict[int, tuple[ArrayReader, int]] = {}
         self.parts = _parts(parts_folder(entry.folder, size_px))
         for part in self.parts:
             manifest = Manifest.read(part / MANIFEST, kind="frames", schema=PRIMITIVES_SCHEMA)
             manifest.check_files(part, hashes=False)
-            group = zarr.open_group(str(part), mode="r", zarr_format=3)
-            for row, slot in enumerate(read_checked(entry.name, group, "slot", slice(None))):
-                self._where.setdefault(int(slot), (group, row))
+            reader = ArrayReader(entry.name, part, manifest)
+            for row, slot in enumerate(reader.read("slot", slice(None))):
+                self._where.setdefault(int(slot), (reader, row))
 
     @property
     def slots(self) -> set[int]:
@@ -120,8 +119,8 @@ class Frames:
         """
         if slot not in self._where:
             raise LookupError(f"{self.name}: no RGB picture of slot {slot}")
-        group, row = self._where[slot]
-        return read_checked(self.name, group, "rgb", row)
+        reader, row = self._where[slot]
+        return reader.read("rgb", row)
 
 
 def check_parts(entry: PrimitivesEntry, *, hashes: bool) -> int:

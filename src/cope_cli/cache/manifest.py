@@ -117,16 +117,27 @@ class Manifest:
         Raises:
             CacheCorruptError: a file is missing, or has another size or hash.
         """
-        for name, record in self.files.items():
-            path = folder / name
-            try:
-                size = path.stat().st_size
-            except OSError as error:
-                raise CacheCorruptError(f"{path}: missing, the manifest lists it", _AGAIN) from error
+        for name in self.files:
+            self.check_file(folder, name, hashes=hashes or name.endswith(".json"))
+
+    def check_file(self, folder: Path, name: str, *, hashes: bool) -> None:
+        """Compare one of the entry's files with the manifest: its size, and its hash if asked for.
+
+        Raises:
+            CacheCorruptError: it is missing, not listed, or has another size or hash.
+        """
+        path = folder / name
+        if (record := self.files.get(name)) is None:
+            raise CacheCorruptError(f"{path}: the manifest does not list it", _AGAIN)
+        try:
+            size = path.stat().st_size
             if size != record.size_bytes:
                 raise CacheCorruptError(f"{path}: {size} bytes found, {record.size_bytes} expected", _AGAIN)
-            if (hashes or path.suffix == ".json") and sha256_file(path) != record.sha256:
+            if hashes and sha256_file(path) != record.sha256:
                 raise CacheCorruptError(f"{path}: its SHA-256 differs from the manifest: the file was changed", _AGAIN)
+        except OSError as error:
+            reason = "missing, the manifest lists it" if isinstance(error, FileNotFoundError) else str(error)
+            raise CacheCorruptError(f"{path}: {reason}", _AGAIN) from error
 
 
 _AGAIN = "Run the stage that made it again with --force."

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import zarr
 from numpy.typing import NDArray
 
+from cope_cli.cache.reader import ArrayReader
 from cope_cli.cache.schema import ShardWriter, compress, write_group, write_table
 from cope_cli.cache.store import PrimitivesEntry
 from cope_cli.codec.fusion import FrameSize, rebuild
@@ -123,8 +123,8 @@ class Primitives:
         entry.check()
         self.entry = entry
         self.name = entry.name
-        self._group = zarr.open_group(str(entry.folder), mode="r", zarr_format=3)
-        attributes = self._group.attrs
+        self._arrays = ArrayReader(entry.name, entry.folder, entry.manifest)
+        attributes = self._arrays.attributes
         self.grid_px = int(str(attributes["grid_px"]))
         self.fps = int(str(attributes["fps"]))
         self.size = FrameSize(
@@ -216,9 +216,7 @@ class Primitives:
         Raises:
             CacheCorruptError: there is no such array.
         """
-        array = self._group.get(name)
-        if not isinstance(array, zarr.Array):
-            raise CacheCorruptError(f"{self.name}: no array {name}", _AGAIN)
+        array = self._arrays.open(name)
         return tuple(array.shape), str(array.dtype)
 
     def _payload(self, slot: int, *, is_iframe: bool) -> int:
@@ -228,22 +226,4 @@ class Primitives:
         return int(self.slots.payload[slot])
 
     def _read(self, array: str, where: int | slice) -> Any:
-        return read_checked(self.name, self._group, array, where)
-
-
-def read_checked(entry: str, group: zarr.Group, array: str, where: int | slice) -> NDArray[Any]:
-    """Read one slot or a whole table; a failed checksum or decompression names entry, array and chunk.
-
-    Raises:
-        CacheCorruptError: the bytes on disk are not those that were written.
-    """
-    try:
-        values = group[array]
-        if not isinstance(values, zarr.Array):
-            raise TypeError("a group, expected an array")
-        return np.asarray(values[where])
-    except (ValueError, KeyError, TypeError, RuntimeError, OSError) as error:
-        chunk = (
-            f"chunk {where}" if isinstance(where, int) else f"chunks {where.start or 0} to {where.stop or 'the end'}"
-        )
-        raise CacheCorruptError(f"{entry}: array {array}, {chunk}: {error}", _AGAIN) from error
+        return self._arrays.read(array, where)

@@ -10,7 +10,8 @@ docs/cache-format.md states each formula; tests hold each kernel against a slow,
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
+
+from cope_cli.codec.compiled import compiled
 
 #: Side of a block-grid cell in pixels: the smallest block that MPEG-4 predicts on its own.
 BLOCK_CELL_PX = 8
@@ -21,7 +22,7 @@ _HALF_PX_BITS = 4  # half-pixels -> cell
 WARP_STEPS = 256
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def fill_blocks(records, out):  # type: ignore[no-untyped-def]
     """Paint one frame's motion vectors into a block grid.
 
@@ -58,7 +59,7 @@ def fill_blocks(records, out):  # type: ignore[no-untyped-def]
     return 0
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def trace(blocks, width_px, height_px, out):  # type: ignore[no-untyped-def]
     """Follow every grid point back through a window of block grids (fused motion, paper 3.1).
 
@@ -104,7 +105,7 @@ def trace(blocks, width_px, height_px, out):  # type: ignore[no-untyped-def]
             out[1, i, j] = start_y - ys[j]
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def area_average(plane, out):  # type: ignore[no-untyped-def]
     """Resample a plane to a square grid by the exact mean over each cell's area, rounded half up.
 
@@ -146,7 +147,7 @@ def area_average(plane, out):  # type: ignore[no-untyped-def]
             out[i, j] = np.uint8(np.int32(doubled[j] / np.float64(2 * total)))
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def yuv_to_rgb(luma, cb, cr, shift, coefficients, out):  # type: ignore[no-untyped-def]
     """Convert planes to RGB in 16-bit fixed point.
 
@@ -178,7 +179,7 @@ def yuv_to_rgb(luma, cb, cr, shift, coefficients, out):  # type: ignore[no-untyp
             out[i, j, 2] = min(max(np.int32(y + blue_cb * u) >> bits, zero), top)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def warp(previous, motion, width_px, height_px, out):  # type: ignore[no-untyped-def]
     """Sample the grid frame of the slot before at the positions that motion points back to, bilinearly.
 
@@ -217,7 +218,7 @@ def warp(previous, motion, width_px, height_px, out):  # type: ignore[no-untyped
                 out[i, j, c] = np.uint8((up * top + down * bottom + half) >> np.uint32(16))
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def compensate(previous, displacements, rounding_type, out):  # type: ignore[no-untyped-def]
     """Predict a plane in blocks of 8x8 as MPEG-4 does: bilinear in half-pixels, from the plane before.
 

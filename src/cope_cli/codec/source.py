@@ -112,7 +112,7 @@ def open_source(path: Path, stream_index: int) -> Iterator[Source]:
     if path.stat().st_size == 0:
         raise VideoError(f"{path}: the file is empty (0 bytes)", "Fetch or copy it again.")
     try:
-        container = av.open(str(path))
+        container = av.open(str(path), metadata_errors="replace")  # tags may be in any encoding
     except (av.error.FFmpegError, OSError) as error:
         raise VideoError(
             f"{path}: not a video that FFmpeg can open: {error.strerror or error}",
@@ -128,6 +128,8 @@ def open_source(path: Path, stream_index: int) -> Iterator[Source]:
                 f"{path}: --stream {stream_index}, but the file has {len(videos)} video stream(s), counted from 0"
             )
         stream = videos[stream_index]
+        if stream.codec_context is None:
+            raise VideoError(f"{path}: FFmpeg has no decoder for its video stream")
         stream.codec_context.thread_type = "NONE"
         stream.codec_context.thread_count = 1
         yield Source(path, container, stream)

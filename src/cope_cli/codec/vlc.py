@@ -18,8 +18,9 @@ from __future__ import annotations
 import functools
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
+
+from cope_cli.codec.compiled import compiled
 
 #: Kinds of macroblocks: not coded, with one vector, with four, without.
 SKIPPED, INTER, INTER_4V, INTRA = range(4)
@@ -195,7 +196,7 @@ REASONS = {
 }
 
 #: A helper of `read_macroblocks`: calls between compiled functions copy whole array records, which doubles the time.
-_inlined = njit(cache=True, nogil=True, forceinline=True)
+_inlined = functools.partial(compiled, forceinline=True)
 
 
 @_inlined
@@ -387,7 +388,7 @@ def _read_kind(data, pos, codes, is_iframe):  # type: ignore[no-untyped-def]
             return pos, entry
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def read_macroblocks(  # type: ignore[no-untyped-def]
     data, pos, end, is_iframe, residual_bits, may_resync, codes, out, kinds, patterns
 ):

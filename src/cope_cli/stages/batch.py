@@ -26,6 +26,8 @@ Work = Callable[[str, Callable[[float, float], None]], Result]
 #: Called with (item, done, total), in the calling process.
 OnProgress = Callable[[str, float, float], None]
 _REPORT_SECONDS = 0.1
+_DIED = "{item}: its worker process died without an answer (a crash in native code, or out of memory)"
+_DIED_HINT = "The other videos were done all the same."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,11 +81,12 @@ class Batch(Generic[Result]):
 
 
 def run_parts(
-    parts: Sequence[str], work: Work[Result], workers: int, on_progress: Callable[[float], None]
+    item: str, parts: Sequence[str], work: Work[Result], workers: int, on_progress: Callable[[float], None]
 ) -> list[Result]:
     """Work on the parts of one item in several processes and return the results in the parts' order.
 
     Args:
+        item: its name, for errors.
         parts: names of the parts.
         work: as for a batch.
         workers: processes at a time.
@@ -102,6 +105,8 @@ def run_parts(
     outcomes = _run_in_processes(parts, work, min(workers, len(parts)), add)
     with contextlib.closing(outcomes):
         for outcome in outcomes:
+            if isinstance(outcome.error, WorkerDiedError):
+                raise WorkerDiedError(_DIED.format(item=item), _DIED_HINT)
             if outcome.error is not None:
                 raise outcome.error
             results[outcome.item] = cast(Result, outcome.result)
@@ -132,8 +137,7 @@ def _answer(item: str, future: Future[Outcome[Result]]) -> Outcome[Result]:
     try:
         return future.result()
     except BrokenProcessPool:
-        message = f"{item}: its worker process died without an answer (a crash in native code, or out of memory)"
-        return Outcome(item=item, error=WorkerDiedError(message, "The other videos were done all the same."))
+        return Outcome(item=item, error=WorkerDiedError(_DIED.format(item=item), _DIED_HINT))
     except Exception as error:  # noqa: BLE001  such as a result that cannot be pickled
         return Outcome(item=item, error=CopeError(f"{item}: {type(error).__name__}: {error}"))
 

@@ -208,7 +208,11 @@ def _compressed_slots(
         return
     jobs = {str(workspace / f"part-{n}"): part for n, part in enumerate(_parts_of(job, PARTS_PER_WORKER * workers))}
     run_parts(
-        list(jobs), partial(_write_part, jobs=jobs), workers, lambda frames: on_progress(frames / job.fps, seconds)
+        str(job.video),
+        list(jobs),
+        partial(_write_part, jobs=jobs),
+        workers,
+        lambda frames: on_progress(frames / job.fps, seconds),
     )
     for path in jobs:
         yield from read_part(Path(path))

@@ -1,0 +1,71 @@
+"""Reading the arrays of a Zarr group of the cache: nothing is returned that was not checked."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+
+from cope_cli.cache.manifest import Manifest
+from cope_cli.errors import CacheCorruptError
+
+_AGAIN = "Run `cope extract --force` for this video."
+
+
+class ArrayReader:
+    """The arrays of one group, each opened once.
+
+    An array's metadata is compared with the manifest when it is opened, each chunk with its checksum when it is read.
+
+    Args:
+        entry: name of the cache entry, for errors.
+        folder: the group's folder.
+        manifest: its manifest; the caller has compared the files' sizes with it.
+    """
+
+    def __init__(self, entry: str, folder: Path, manifest: Manifest) -> None:
+        self.entry = entry
+        self.folder = folder
+        self.manifest = manifest
+        self._group = zarr.open_group(str(folder), mode="r", zarr_format=3)
+        self._arrays: dict[str, zarr.Array[Any]] = {}
+
+    @property
+    def attributes(self) -> dict[str, Any]:
+        """The group's attributes."""
+        return dict(self._group.attrs)
+
+    def open(self, name: str) -> zarr.Array[Any]:
+        """Return an array.
+
+        Raises:
+            CacheCorruptError: there is no such array, or its metadata is not what was written.
+        """
+        if name not in self._arrays:
+            try:
+                array = self._group[name]
+            except (ValueError, KeyError, TypeError, RuntimeError, OSError) as error:
+                raise CacheCorruptError(f"{self.entry}: array {name}: {error}", _AGAIN) from error
+            if not isinstance(array, zarr.Array):
+                raise CacheCorruptError(f"{self.entry}: no array {name}, but a group", _AGAIN)
+            self.manifest.check_file(self.folder, f"{name}/zarr.json", hashes=True)  # after it was read: what was read
+            self._arrays[name] = array
+        return self._arrays[name]
+
+    def read(self, name: str, where: int | slice) -> NDArray[Any]:
+        """Read one slot, some or all; a failed checksum or decompression names entry, array and chunk.
+
+        Raises:
+            CacheCorruptError: the bytes on disk are not those that were written.
+        """
+        array = self.open(name)
+        try:
+            return np.asarray(array[where])
+        except (ValueError, KeyError, TypeError, RuntimeError, OSError) as error:
+            chunk = f"chunk {where}"
+            if isinstance(where, slice):
+                chunk = f"chunks {where.start or 0} to {where.stop or 'the end'}"
+            raise CacheCorruptError(f"{self.entry}: array {name}, {chunk}: {error}", _AGAIN) from error

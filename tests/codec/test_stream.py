@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from cope_cli.codec.gop import GopSpan, slots_of
-from cope_cli.codec.primitives import extract_slots, grid_converter, read_slot_frames
+from cope_cli.codec.primitives import extract_slots, read_slot_frames, rgb_converter
 from cope_cli.codec.stream import read_frames, read_gop_spans
 from cope_cli.errors import VideoError
 from made_videos import picture_types, pictures, write_video
@@ -92,8 +92,8 @@ def test_wrong_slots_are_refused(shared_cache):
 
 def test_a_frame_past_the_end_is_an_error(shared_cache):
     with pytest.raises(VideoError, match="frame 75 is past the end"):
-        list(read_slot_frames(shared_cache.video, [3, 75], grid_converter(16)))
-    assert list(read_slot_frames(shared_cache.video, [], grid_converter(16))) == []
+        list(read_slot_frames(shared_cache.video, [3, 75], rgb_converter(16)))
+    assert list(read_slot_frames(shared_cache.video, [], rgb_converter(16))) == []
 
 
 @pytest.mark.parametrize("content", [b"", b"no video", bytes(1000)])

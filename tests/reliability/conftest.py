@@ -23,7 +23,7 @@ def short_videos(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 
 def repeated(source: Path, name: str, seconds: float) -> Path:
-    from tools.kill_sweep import repeat, shrink
+    from tools.kill_scenarios import repeat, shrink
 
     return repeat(shrink(source, source.with_name(f"small-{name}")), source.with_name(name), seconds)
 

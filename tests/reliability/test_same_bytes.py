@@ -17,7 +17,7 @@ from running import ENCODE_WORDS, all_fine, answers, cope, encode, extract, left
 
 def made(root: Path, videos: list[Path], workers: int) -> dict[str, str]:
     """Run both stages and return every file's hash."""
-    from tools.kill_sweep import tree
+    from tools.kill_cache import tree
 
     assert all_fine(encode(videos, root, workers=workers), len(videos))
     assert all_fine(extract(root, workers=workers), len(videos))
@@ -56,7 +56,7 @@ def kill_at_first_entry(root: Path, videos: list[Path]) -> None:
 
 @pytest.mark.slow
 def test_the_command_gives_what_the_library_gives(short_videos: list[Path], tmp_path: Path):
-    from tools.kill_sweep import tree
+    from tools.kill_cache import tree
 
     ((code, _),) = answers([cope("encode", *short_videos, *ENCODE_WORDS, "--cache", tmp_path / "command")])
     assert code == 0

@@ -131,10 +131,15 @@ class Primitives:
             width=int(str(attributes["frame_width_px"])), height=int(str(attributes["frame_height_px"]))
         )
 
+    @cached_property
+    def config(self) -> ExtractConfig:
+        """How it was extracted."""
+        return ExtractConfig(**self.entry.manifest.config)
+
     @property
     def fusion_frames(self) -> int:
         """The fusion window s, in frames."""
-        return int(self.entry.manifest.config["fusion_frames"])
+        return self.config.fusion_frames
 
     @cached_property
     def slots(self) -> SlotTable:

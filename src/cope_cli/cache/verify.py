@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,9 +11,8 @@ from cope_cli.cache.frames import check_parts
 from cope_cli.cache.primitives import Primitives
 from cope_cli.cache.store import Cache, EncodedEntry, PrimitivesEntry
 from cope_cli.codec.gop import slots_of
-from cope_cli.codec.primitives import grid_converter, read_slot_frames
+from cope_cli.codec.primitives import SlotPrimitives, extract_slots
 from cope_cli.codec.stream import read_gop_spans
-from cope_cli.config import ExtractConfig
 from cope_cli.errors import CacheCorruptError, CopeError, EntryNotFoundError
 
 OnProgress = Callable[[float, float], None]
@@ -80,19 +79,18 @@ def verify_primitives(name: str, cache: Cache, *, on_progress: OnProgress = lamb
         num_slots = sum(1 for _ in primitives.grid_frames())
         return VerifyRecord(name=name, kind="primitives", num_slots=num_slots, num_parts=num_parts, is_compared=False)
     _check_slots(primitives, encoded)
-    fresh = read_slot_frames(
-        encoded.video,
-        primitives.slots.frame.tolist(),
-        grid_converter(primitives.grid_px),
-        on_frame=lambda index: on_progress(index, encoded.manifest.info["num_frames"]),
-    )
+    fresh = _fresh_slots(primitives, encoded, on_progress)
     for slot, (decoded, rebuilt) in enumerate(zip(fresh, primitives.grid_frames(), strict=True)):
-        if not np.array_equal(decoded, rebuilt):
-            wrong = int((decoded != rebuilt).any(axis=-1).sum())
+        if not np.array_equal(decoded.grid_frame, rebuilt):
+            wrong = int((decoded.grid_frame != rebuilt).any(axis=-1).sum())
             raise CacheCorruptError(
                 f"{name}: slot {slot}: {wrong} of {primitives.grid_px**2} grid points differ from a fresh decode",
                 _AGAIN,
             )
+        if decoded.codec_residual is not None and not np.array_equal(
+            decoded.codec_residual, primitives.codec_residual(slot)
+        ):
+            raise CacheCorruptError(f"{name}: slot {slot}: the codec's residual differs from a fresh decode's", _AGAIN)
     num_slots = len(primitives.slots)
     return VerifyRecord(
         name=name,
@@ -100,6 +98,18 @@ def verify_primitives(name: str, cache: Cache, *, on_progress: OnProgress = lamb
         num_slots=num_slots,
         num_pixels=num_slots * primitives.grid_px**2,
         num_parts=num_parts,
+    )
+
+
+def _fresh_slots(primitives: Primitives, encoded: EncodedEntry, on_progress: OnProgress) -> Iterator[SlotPrimitives]:
+    """Make every slot again from the encoded video."""
+    config = primitives.config
+    return extract_slots(
+        encoded.video,
+        slots_of(read_gop_spans(encoded.video), config.fusion_frames, keep_tail=config.keep_tail),
+        config.grid_px,
+        with_codec_residual=config.has_codec_residual,
+        on_frame=lambda index: on_progress(index, encoded.manifest.info["num_frames"]),
     )
 
 
@@ -128,6 +138,8 @@ def _check_tables(primitives: Primitives) -> None:
         "residual": ((num_slots - num_iframes, grid, grid, 3), "int16"),
         "grid_iframe": ((num_iframes, grid, grid, 3), "uint8"),
     }
+    if primitives.config.has_codec_residual:
+        expected["codec_residual"] = expected["residual"]
     for name, wanted in expected.items():
         found = primitives.array_kind(name)
         if found != wanted:
@@ -136,7 +148,7 @@ def _check_tables(primitives: Primitives) -> None:
 
 def _check_slots(primitives: Primitives, encoded: EncodedEntry) -> None:
     """Compare the slot table with the encoded video's picture types."""
-    config = ExtractConfig(**primitives.entry.manifest.config)
+    config = primitives.config
     expected = slots_of(read_gop_spans(encoded.video), config.fusion_frames, keep_tail=config.keep_tail)
     table = primitives.slots
     rows = zip(table.frame.tolist(), table.gop.tolist(), table.is_iframe.tolist(), strict=True)

@@ -177,7 +177,7 @@ def read_slot_frames(
     Args:
         path: a file written by `cope encode`.
         frames: stream indices.
-        convert: for example `rgb_converter(384)` or `grid_converter(224)`.
+        convert: for example `rgb_converter(384)`.
         on_frame: called with each decoded frame's index, for progress.
 
     Raises:
@@ -206,11 +206,6 @@ def read_slot_frames(
 def rgb_converter(size_px: int) -> Callable[[StreamFrame], UInt8]:
     """Return a function from a frame to its (V, V, 3) RGB picture for a vision encoder of input size V."""
     return lambda frame: _rgb(frame, size_px)
-
-
-def grid_converter(grid_px: int) -> Callable[[StreamFrame], UInt8]:
-    """Return a function from a frame to its (G, G, 3) grid frame."""
-    return lambda frame: frame.picture.to_grid(grid_px, frame.colour)
 
 
 def _rgb(frame: StreamFrame, size_px: int) -> UInt8:

@@ -98,6 +98,7 @@ def ask_video(
     cache: Cache,
     config: AskConfig,
     *,
+    workers: int = 1,
     on_stage: Callable[[str, float, float], None] = lambda stage, done, total: None,
     on_text: Callable[[str], None] = lambda text: None,
 ) -> Answer:
@@ -109,6 +110,7 @@ def ask_video(
         loaded: the model and its tokenizer.
         cache: where primitives are, or go.
         config: how to show the video.
+        workers: processes that share the stages of a long video; more than one needs a `__main__` guard in scripts.
         on_stage: called with (stage, seconds done, seconds in all) while stages run.
         on_text: called with each piece of the answer as it is ready.
 
@@ -122,7 +124,7 @@ def ask_video(
         raise UsageError("the question is empty")
     if not video.is_file():
         raise PathNotFoundError(f"{video}: no such file")
-    entry, is_new = primitives_for(video, loaded, cache, config, on_stage=on_stage)
+    entry, is_new = primitives_for(video, loaded, cache, config, workers=workers, on_stage=on_stage)
     ready = time.perf_counter()
     prompt, sample = _sample(entry, question, loaded, config)
     text, num_new_tokens, first_token = _generate(sample, loaded, config, on_text)
@@ -149,6 +151,7 @@ def primitives_for(
     cache: Cache,
     config: AskConfig,
     *,
+    workers: int = 1,
     on_stage: Callable[[str, float, float], None] = lambda stage, done, total: None,
 ) -> tuple[PrimitivesEntry, bool]:
     """Return a video's primitives and RGB slots as a model needs them, and whether a stage had to run for it."""
@@ -160,10 +163,20 @@ def primitives_for(
     )
     known = {entry.source_path: entry for entry in cache.usable_encoded()[0]}
     encoded = encode_video(
-        video, cache, EncodeConfig(), known=known, on_progress=lambda done, total: on_stage("encode", done, total)
+        video,
+        cache,
+        EncodeConfig(),
+        known=known,
+        workers=workers,
+        on_progress=lambda done, total: on_stage("encode", done, total),
     )
     extracted = extract_video(
-        encoded.name, cache, extract, frames=frames, on_progress=lambda done, total: on_stage("extract", done, total)
+        encoded.name,
+        cache,
+        extract,
+        frames=frames,
+        workers=workers,
+        on_progress=lambda done, total: on_stage("extract", done, total),
     )
     entry = cache.primitives_entry(extracted.name)
     assert entry is not None

@@ -44,6 +44,7 @@ def ask(
         temperature=temperature,
     )
     from cope_cli.cache.store import Cache
+    from cope_cli.stages.batch import default_workers
 
     folder = find_model(model, runs)
     show.err.print(f"model: {folder}", style="dim", highlight=False, soft_wrap=True)
@@ -55,7 +56,10 @@ def ask(
             if not json:
                 typer.echo(text, nl=False)
 
-        answer = ask_video(video, question, loaded, Cache(cache), config, on_stage=progress.update, on_text=say)
+        workers = default_workers()
+        answer = ask_video(
+            video, question, loaded, Cache(cache), config, workers=workers, on_stage=progress.update, on_text=say
+        )
     if json:
         show.print_json({"model": str(folder), **vars(answer)})
     else:

@@ -27,6 +27,7 @@ class SourcePart:
         start_pts: time of the source frame shown at `start_frame`, in the source stream's time base.
         stop_pts: the same for `stop_frame`.
         zero_pts: time of the encoded stream's frame 0, in frames.
+        total_frames: frames of the whole encoded stream, as far as the container tells.
     """
 
     start_frame: int
@@ -34,6 +35,7 @@ class SourcePart:
     start_pts: int
     stop_pts: int | None
     zero_pts: int
+    total_frames: int
 
 
 def plan_parts(source: Path, config: EncodeConfig, num: int, *, min_frames: int) -> list[SourcePart]:
@@ -69,7 +71,14 @@ def plan_parts(source: Path, config: EncodeConfig, num: int, *, min_frames: int)
     if len(starts) < 2:
         return []
     return [
-        SourcePart(start_frame=frame, start_pts=pts, stop_frame=stop_frame, stop_pts=stop_pts, zero_pts=zero)
+        SourcePart(
+            start_frame=frame,
+            start_pts=pts,
+            stop_frame=stop_frame,
+            stop_pts=stop_pts,
+            zero_pts=zero,
+            total_frames=num_frames,
+        )
         for (frame, pts), (stop_frame, stop_pts) in zip(starts, stops, strict=True)
     ]
 

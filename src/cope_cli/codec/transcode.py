@@ -147,7 +147,8 @@ def transcode_part(
         digests: list[str] = []
         num_source_frames = 0
         with _decoding(video):
-            first = next(video.container.decode(video.stream))
+            if (first := next(video.container.decode(video.stream), None)) is None:
+                raise VideoError(f"{source}: not one frame could be decoded", "The file is damaged or truncated.")
             graph = _Graph(first, video, config)
             is_over = False
             for frame in video.frames_from(part.start_pts):
@@ -162,8 +163,10 @@ def transcode_part(
         if part.stop_frame is None:
             for picture in graph.finish():
                 _write_within(encoder, picture, part, digests)
+        if len(digests) != 1 + (part.stop_frame is not None):
+            raise VideoError(f"{source}: it ends before the part from frame {part.start_frame} on does")
         info = replace(_info(video, graph, encoder), num_source_frames=num_source_frames)
-        return PartInfo(info=info, first_digest=digests[0], next_digest=digests[1] if part.stop_frame else "")
+        return PartInfo(info=info, first_digest=digests[0], next_digest=digests[-1] if part.stop_frame else "")
 
 
 def _write_within(encoder: Encoder, picture: av.VideoFrame, part: SourcePart, digests: list[str]) -> bool:

@@ -126,9 +126,10 @@ def _transcode(
     parts = plan_parts(source, config, PARTS_PER_WORKER * workers, min_frames=MIN_PART_FRAMES) if workers > 1 else []
     if parts:
         tasks = {str(target.with_name(f"part-{n}.mp4")): part for n, part in enumerate(parts)}
+        seconds = parts[0].total_frames / config.fps
         work = partial(_encode_part, source=source, config=config, tasks=tasks)
         try:
-            infos = run_parts(str(source), list(tasks), work, workers, lambda done: on_progress(done, 0))
+            infos = run_parts(str(source), list(tasks), work, workers, lambda done: on_progress(done, seconds))
             return join_parts([(Path(path), info) for path, info in zip(tasks, infos, strict=True)], target, config)
         except VideoError:
             pass  # a source that cannot be sought in, or a damaged one: as a whole it is encoded, or fails by name

@@ -172,9 +172,11 @@ def test_part_files_give_back_their_chunks(tmp_path: Path):
         ({"a": 1.0, "b": 1.0}, 2, []),
         ({"a": 3.1, "b": 1.0}, 2, ["a"]),
         ({"a": 1.0, "b": 1.0}, 4, ["a", "b"]),
+        ({"a": 1.0, "b": 0.1}, 2, ["a"]),
+        ({"a": 0.4, "b": 0.01}, 2, []),
         ({}, 4, []),
         ({"a": 0.0}, 4, ["a"]),
     ],
 )
 def test_only_what_outweighs_the_others_is_shared_out(weights: dict[str, float], workers: int, wide: list[str]):
-    assert wide_items(weights, workers) == wide
+    assert wide_items(weights, workers, 0.5) == wide

@@ -113,15 +113,18 @@ def run_parts(
     return [results[part] for part in parts]
 
 
-def wide_items(weights: Mapping[str, float], workers: int) -> list[str]:
+def wide_items(weights: Mapping[str, float], workers: int, least: float) -> list[str]:
     """Return the items so heavy that, one item a worker, the others would wait for them: to be worked on in parts.
 
     Args:
         weights: an estimate of each item's work.
         workers: processes at a time.
+        least: the weight from which parts pay at all; an item that is alone loses nothing by being tried.
     """
-    total = sum(weights.values())
-    return [item for item, weight in weights.items() if workers > 1 and weight * workers >= 1.5 * total]
+    if workers < 2:
+        return []
+    heavy = max(least, 1.5 * sum(weights.values()) / workers)
+    return [item for item, weight in weights.items() if weight >= heavy or len(weights) == 1]
 
 
 def _outcome(item: str, call: Callable[[], Result]) -> Outcome[Result]:

@@ -227,7 +227,7 @@ def encode_batch(
     entries, _ = cache.usable_encoded()
     known = {entry.source_path: entry for entry in entries}
     workers = workers or default_workers()
-    wide = wide_items({str(video): float(video.stat().st_size) for video in videos}, workers)
+    wide = wide_items({str(video): float(video.stat().st_size) for video in videos}, workers, least=0)
     work = partial(
         _encode_item,
         cache_root=cache_root,

@@ -303,7 +303,7 @@ def extract_batch(
             )
     workers = workers or default_workers()
     lengths = {entry.name: float(entry.manifest.info["num_frames"]) for entry in entries}
-    wide = wide_items(lengths, workers)
+    wide = wide_items(lengths, workers, MIN_PARALLEL_FRAMES)
     work = partial(
         _extract_item,
         cache_root=cache_root,

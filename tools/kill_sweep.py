@@ -23,8 +23,6 @@ Not covered: power loss (nothing here forgets what was not flushed), two command
 from __future__ import annotations
 
 import argparse
-import contextlib
-import hashlib
 import json
 import os
 import random
@@ -34,262 +32,21 @@ import subprocess
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from cope_cli.cache.store import Cache
-from cope_cli.stages.verify import verify_batch
+if __name__ == "__main__":  # run as a file, Python looks in tools/ and not beside it
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-SHORT_SECONDS = 3.0
-LONG_SECONDS = 230.0  # above 6000 frames: both stages share it out among workers
-LONG_SIZE = (64, 48)
-ORPHAN_SECONDS = 5.0
-LIMIT_SECONDS = 120.0
+from tools.kill_cache import differences, done_again, identities, names_and_inodes, tree, unsound, visible
+from tools.kill_processes import LIMIT_SECONDS, kill, orphans, run_to_end, said, start, wait
+from tools.kill_scenarios import LONG_SECONDS, SHORT_SECONDS, Command, Scenario, repeat, scenarios, shrink
+
 #: Share of the trials whose moment is drawn from the whole run, start-up included, and those that follow a change.
 WHOLE_SHARE, CHANGE_SHARE = 0.15, 0.25
 CHANGE_DELAY_SECONDS = 0.0005
-BIT_EXACT = {"fflags": "+bitexact"}
-
-Command = tuple[str, ...]
-
-
-# What is run
-
-
-@dataclass(frozen=True, kw_only=True)
-class Scenario:
-    """Commands (without --cache) that run one after the other on a copy of a start cache.
-
-    Attributes:
-        name: shown in the table.
-        start: commands that fill the start cache, undisturbed.
-        commands: what is killed and then run again.
-    """
-
-    name: str
-    start: tuple[Command, ...]
-    commands: tuple[Command, ...]
-
-    @property
-    def is_forced(self) -> bool:
-        """Whether a rerun of the same commands does finished work again."""
-        return any("--force" in command for command in self.commands)
-
-
-def scenarios(short: Sequence[Path], long: Path) -> list[Scenario]:
-    """Return all scenarios, for a few short videos and a long one."""
-    size = ("--short-side", "96", "--gop", "30")
-    encode: Command = ("encode", *map(str, short), *size)
-    encode_long: Command = ("encode", str(long))
-    extract: Command = ("extract", "--grid", "64", "--fusion", "10", "--frame-size", "64", "--store-frames", "1")
-    extract_long: Command = ("extract", "--grid", "32", "--fusion", "30", "--store-frames", "none")
-    more: Command = (*extract[:-1], "all")
-    one, two, force = ("--workers", "1"), ("--workers", "2"), ("--force",)
-    full = (encode + two, extract + two)
-    return [
-        Scenario(name="encode", start=(), commands=(encode + two,)),
-        Scenario(name="encode, 1 worker", start=(), commands=(encode + one,)),
-        Scenario(name="encode long", start=(), commands=(encode_long + two,)),
-        Scenario(name="encode --force", start=full, commands=(encode + two + force,)),
-        Scenario(name="extract", start=full[:1], commands=(extract + two,)),
-        Scenario(name="extract long", start=(encode_long + two,), commands=(extract_long + two,)),
-        Scenario(name="extract --force", start=full, commands=(extract + two + force,)),
-        Scenario(name="more frames", start=full, commands=(more + two,)),
-        Scenario(name="encode, extract", start=(), commands=full),
-        Scenario(name="encode, extract long", start=(), commands=(encode_long + two, extract_long + two)),
-    ]
-
-
-def repeat(source: Path, target: Path, seconds: float) -> Path:
-    """Copy a video's packets, over and over, until the file is `seconds` long; the same packets give the same file."""
-    import av
-
-    with av.open(str(target), "w", options=BIT_EXACT) as written:
-        out, shift = None, 0
-        while True:
-            with av.open(str(source)) as read:
-                stream = read.streams.video[0]
-                out = out or written.add_stream_from_template(stream)
-                end = shift
-                for packet in read.demux(stream):
-                    if packet.dts is None or packet.pts is None or stream.time_base is None:
-                        continue
-                    packet.dts, packet.pts = packet.dts + shift, packet.pts + shift
-                    if packet.dts * stream.time_base >= seconds:
-                        return target
-                    end = max(end, packet.pts + (packet.duration or 1))
-                    packet.stream = out
-                    written.mux(packet)
-                if end == shift:
-                    raise ValueError(f"{source}: no packet with a time, cannot be repeated")
-                shift = end
-
-
-def shrink(source: Path, target: Path, num_frames: int = 60) -> Path:
-    """Encode a video's first frames in a small size, with an I-frame every 30."""
-    import av
-
-    with av.open(str(source)) as read, av.open(str(target), "w", options=BIT_EXACT) as written:
-        stream = written.add_stream("mpeg4", rate=30)
-        (stream.width, stream.height), stream.pix_fmt, stream.thread_count = LONG_SIZE, "yuv420p", 1
-        stream.codec_context.gop_size = 30
-        for index, frame in zip(range(num_frames), read.decode(video=0), strict=False):
-            small = frame.reformat(*LONG_SIZE, format="yuv420p")
-            small.pts, small.time_base, small.pict_type = index, Fraction(1, 30), av.video.frame.PictureType.NONE
-            written.mux(stream.encode(small))
-        written.mux(stream.encode(None))
-    return target
-
-
-def command_line(command: Command, root: Path) -> list[str]:
-    """Return a command as a process of its own."""
-    return [sys.executable, "-m", "cope_cli", *command, "--cache", str(root), "--json"]
-
-
-# What is in a cache
-
-
-def tree(root: Path) -> dict[str, str]:
-    """Return every file and folder of a cache but tmp/ itself, with a hash that leaves out the source's mtime."""
-    paths = (path for path in root.rglob("*") if path != root / "tmp")
-    return {path.relative_to(root).as_posix(): "folder" if path.is_dir() else digest(path) for path in paths}
-
-
-def digest(path: Path) -> str:
-    """Return a file's SHA-256; an encoded video's manifest is hashed without the source's modification time."""
-    data = path.read_bytes()
-    if path.suffix == ".json" and path.parent.name == "encoded":
-        manifest = json.loads(data)
-        del manifest["source"]["mtime_ns"], manifest["manifest_sha256"]
-        data = json.dumps(manifest, sort_keys=True).encode()
-    return hashlib.sha256(data).hexdigest()
-
-
-def visible(root: Path) -> dict[str, list[Path]]:
-    """Return the entries that a cache shows, by name, with their files."""
-    cache = Cache(root)
-    encoded = {
-        name: [cache.encoded_folder / f"{name}{suffix}" for suffix in (".mp4", ".json")]
-        for name in cache.encoded_names()
-    }
-    primitives = {
-        name: [path for path in sorted((cache.primitives_folder / f"{name}.zarr").rglob("*")) if path.is_file()]
-        for name in cache.primitives_names()
-    }
-    return encoded | primitives
-
-
-def unsound(root: Path) -> Iterator[str]:
-    """Verify every visible entry and yield what is wrong."""
-    for name in visible(root):
-        for outcome in verify_batch([name], root, workers=1).run():
-            if outcome.error is not None:
-                yield f"{name} is visible and fails verify: {outcome.error}"
-
-
-def identities(root: Path) -> dict[str, tuple[int, int, str]]:
-    """Return inode, time and hash of every file of the visible entries."""
-    files = [path for paths in visible(root).values() for path in paths if path.exists()]
-    return {
-        path.relative_to(root).as_posix(): (path.stat().st_ino, path.stat().st_mtime_ns, digest(path)) for path in files
-    }
-
-
-def names_and_inodes(root: Path) -> frozenset[tuple[str, int]]:
-    """Return what stands under a final name, quickly enough to be asked all the time."""
-    found = []
-    for folder in ("encoded", "primitives"):
-        with contextlib.suppress(FileNotFoundError):
-            found += [(entry.name, entry.inode()) for entry in os.scandir(root / folder)]
-    return frozenset(found)
-
-
-# Processes
-
-
-def run_to_end(commands: Sequence[Command], root: Path, on_poll: Callable[[], None] = lambda: None) -> list[str]:
-    """Run commands undisturbed; returns what went wrong."""
-
-    def poll() -> bool:
-        on_poll()
-        return False
-
-    for command in commands:
-        with start(command, root) as process:
-            wait(process, poll, LIMIT_SECONDS)
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)
-                return [f"`cope {command[0]}` hangs, {LIMIT_SECONDS:.0f} s"]
-        if process.returncode != 0:
-            return [f"`cope {command[0]}` ends with exit code {process.returncode}: {said(root)}"]
-    return []
-
-
-def start(command: Command, root: Path) -> subprocess.Popen[bytes]:
-    """Start a command in a session of its own; what it says goes to a file beside the cache."""
-    with log_path(root).open("wb") as log:
-        return subprocess.Popen(command_line(command, root), stdout=log, stderr=log, start_new_session=True)
-
-
-def log_path(root: Path) -> Path:
-    """Return where a cache's last command says what it does."""
-    return root.with_name(f"{root.name}.log")
-
-
-def said(root: Path) -> str:
-    """Return the end of what the last command said."""
-    return log_path(root).read_text(errors="replace").strip()[-500:]
-
-
-def wait(process: subprocess.Popen[bytes], is_due: Callable[[], bool], seconds: float) -> None:
-    """Wait until the process ends, something is due, or the time is over."""
-    end = time.monotonic() + seconds
-    while process.poll() is None and not is_due() and time.monotonic() < end:
-        time.sleep(0.0002)
-
-
-def live_processes(session: int, root: Path) -> dict[int, str]:
-    """Return id and command line of the processes of a session, or with a cache's path in the command line."""
-    found = {}
-    for folder in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):
-            state, _, _, sid = (folder / "stat").read_text().rpartition(")")[2].split()[:4]
-            line = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-            if state not in "ZX" and (int(sid) == session or f"{root} " in line):
-                found[int(folder.name)] = line
-    return found
-
-
-def kill(process: subprocess.Popen[bytes], root: Path, target: str, rng: random.Random) -> str:
-    """Send SIGKILL; returns whom it went to: a command that has no worker is killed itself."""
-    if target == "group":
-        os.killpg(process.pid, signal.SIGKILL)
-        return "group"
-    workers = [
-        pid
-        for pid, line in sorted(live_processes(process.pid, root).items())
-        if pid != process.pid and "resource_tracker" not in line
-    ]
-    if target == "worker" and workers:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(rng.choice(workers), signal.SIGKILL)
-        return "worker"
-    process.kill()
-    return "main"
-
-
-def orphans(session: int, root: Path) -> dict[int, str]:
-    """Return the processes that live on after a while, and end them."""
-    end = time.monotonic() + ORPHAN_SECONDS
-    while (left := live_processes(session, root)) and time.monotonic() < end:
-        time.sleep(0.02)
-    for pid in left:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
-    return left
 
 
 # Trials
@@ -455,24 +212,6 @@ def after_kill(process: subprocess.Popen[bytes], hit: str, root: Path) -> list[s
             violations.append(f"exit code {process.returncode} after a worker was killed: {said(root)}")
     process.wait()
     return violations + [f"process {pid} lives on: {line}" for pid, line in orphans(process.pid, root).items()]
-
-
-def done_again(before: dict[str, tuple[int, int, str]], after: dict[str, tuple[int, int, str]]) -> Iterator[str]:
-    """Yield the files of finished entries that a rerun has touched."""
-    for name, identity in before.items():
-        if after.get(name) != identity:
-            yield f"{name} was finished before the kill and is another file after the rerun"
-
-
-def differences(expected: dict[str, str], found: dict[str, str]) -> Iterator[str]:
-    """Yield where a cache differs from that of an undisturbed run."""
-    for name in sorted(expected.keys() | found.keys()):
-        if name not in found:
-            yield f"{name} is missing after the rerun"
-        elif name not in expected:
-            yield f"{name} is left over after the rerun"
-        elif found[name] != expected[name]:
-            yield f"{name} differs from an undisturbed run"
 
 
 # The run

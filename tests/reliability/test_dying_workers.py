@@ -18,6 +18,8 @@ from cope_cli.errors import WorkerDiedError
 from cope_cli.stages.batch import Outcome
 from cope_cli.stages.encode import EncodeRecord, encode_batch
 
+pytestmark = pytest.mark.slow
+
 
 def workers_of(parent: int) -> list[int]:
     found = []

@@ -140,9 +140,9 @@ def check_flips(shared_cache, expected: dict[str, Arrays], root: Path, where: li
 
 
 def test_a_flipped_bit_anywhere_is_found(shared_cache, sound: dict[str, Arrays], tmp_path: Path):
-    """Some 25 of the positions below."""
+    """Some 15 of the positions below."""
     every = positions(shared_cache.root)
-    check_flips(shared_cache, sound, tmp_path / "cache", every[:: max(1, len(every) // 25)])
+    check_flips(shared_cache, sound, tmp_path / "cache", every[:: max(1, len(every) // 15)])
 
 
 @pytest.mark.slow

@@ -65,6 +65,7 @@ def failed(errors: Errors, root: Path) -> list[str]:
     return list(found)
 
 
+@pytest.mark.slow
 def test_encode_over_a_size_limit(short_videos: list[Path], long_video: Path, tmp_path: Path):
     root, videos = tmp_path / "cache", [*short_videos, long_video]
     with file_size_limit(ENCODE_LIMIT_BYTES):
@@ -74,6 +75,7 @@ def test_encode_over_a_size_limit(short_videos: list[Path], long_video: Path, tm
     assert all_fine(encode(videos, root), 3) and all_fine(verify(root), 3)
 
 
+@pytest.mark.slow
 def test_extract_over_a_size_limit(short_videos: list[Path], long_video: Path, tmp_path: Path):
     root = tmp_path / "cache"
     assert all_fine(encode([*short_videos, long_video], root), 3)

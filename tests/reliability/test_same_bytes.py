@@ -25,6 +25,7 @@ def made(root: Path, videos: list[Path], workers: int) -> dict[str, str]:
     return tree(root)
 
 
+@pytest.mark.slow  # the fuzz run of test_tools.py has a short form of it
 def test_a_long_video_is_the_same_from_one_worker_and_from_two(long_video: Path, tmp_path: Path):
     assert made(tmp_path / "one", [long_video], 1) == made(tmp_path / "two", [long_video], 2)
 

@@ -23,8 +23,8 @@ if __name__ == "__main__":
     print("ready", flush=True)
     sys.stdin.readline()
     for video in videos:  # one at a time: no worker whose start would separate the two
-        assert all_fine(encode([video], root, force=force), 1)
-        assert all_fine(extract(root, [video], force=force), 1)
+        for errors in (encode([video], root, force=force), extract(root, [video], force=force)):
+            assert all_fine(errors, 1), errors
 """
 
 
@@ -44,7 +44,7 @@ def run_two(root: Path, videos: list[Path], *, force: bool) -> None:
     assert [process.returncode for process in both] == [0, 0], said
 
 
-@pytest.mark.parametrize("force", [False, True])
+@pytest.mark.parametrize("force", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_both_finish_and_leave_one_sound_entry_each(short_videos: list[Path], tmp_path: Path, force: bool):
     root = tmp_path / "cache"
     for _ in range(1 + force):  # the second time over finished entries

@@ -115,7 +115,7 @@ def encode_video(
             versions=library_versions(),
             files=record_files(folder, [video]),
         )
-        _commit(cache, video, manifest, name)
+        _commit(cache, video, manifest, name, force=force)
     return EncodeRecord.of(EncodedEntry(name=name, folder=cache.encoded_folder, manifest=manifest), is_new=True)
 
 
@@ -194,15 +194,24 @@ def _info(info: TranscodeInfo, spans: list[GopSpan]) -> dict[str, object]:
     }
 
 
-def _commit(cache: Cache, video: Path, manifest: Manifest, name: str) -> None:
-    """Put the video in place, its manifest last; a manifest of an older file is taken away first."""
+def _commit(cache: Cache, video: Path, manifest: Manifest, name: str, *, force: bool) -> None:
+    """Put the video in place, its manifest last.
+
+    An entry that another process finished meanwhile stays as it is. A manifest of other bytes is taken away before the
+    video is replaced; one of the same bytes is not, so that the entry is there at every moment.
+    """
     target = cache.encoded_folder / f"{name}.mp4"
     manifest_path, written = target.with_suffix(".json"), video.with_suffix(".json")
     try:
         cache.encoded_folder.mkdir(parents=True, exist_ok=True)
         sync_file(video)
         manifest.write(written)
-        manifest_path.unlink(missing_ok=True)
+        if manifest_path.exists():
+            entry = _finished(cache, name)
+            if entry is not None and not force:
+                return
+            if entry is None or entry.manifest.files != manifest.files:
+                manifest_path.unlink(missing_ok=True)
         video.replace(target)
         written.replace(manifest_path)
     except OSError as error:

@@ -38,13 +38,15 @@ class SourcePart:
     total_frames: int
 
 
-def plan_parts(source: Path, config: EncodeConfig, num: int, *, min_frames: int) -> list[SourcePart]:
-    """Cut a video into at most `num` parts of nearly equal length.
+def plan_parts(source: Path, config: EncodeConfig, workers: int, *, min_frames: int) -> list[SourcePart]:
+    """Cut a video into parts of nearly equal length: two for each worker, or one where it is too short for two.
+
+    More would cost: each part decodes what lies between the keyframe before it and its start once more.
 
     Args:
         source: the source video.
         config: how it is encoded.
-        num: parts to aim at.
+        workers: processes that will share the parts.
         min_frames: the least frames of the encoded stream that are worth a part.
 
     Returns:
@@ -60,7 +62,8 @@ def plan_parts(source: Path, config: EncodeConfig, num: int, *, min_frames: int)
         frames = [_round(time * video.time_base * config.fps) for time in times]  # as FFmpeg's fps filter rounds
     zero, num_frames = frames[0], frames[-1] - frames[0] + 1
     num_gops = num_frames // config.gop_frames
-    num = min(num, num_gops, num_frames // min_frames)
+    most = min(num_gops, num_frames // min_frames)
+    num = next((count for count in (2 * workers, workers) if count <= most), most)
     starts = [(0, times[0])]
     for part in range(1, num):
         frame = num_gops * part // num * config.gop_frames

@@ -53,6 +53,7 @@ class Batch(Generic[Result]):
         work: a picklable function; an exception it raises becomes that item's error.
         workers: processes at a time; 0 means one per core.
         wide: items whose work uses all workers by itself; they come first, one after another.
+        weights: an estimate of each item's work; the heaviest of the others begin first, so that all end together.
         errors: items that had failed before the work began.
     """
 
@@ -60,6 +61,7 @@ class Batch(Generic[Result]):
     work: Work[Result]
     workers: int
     wide: Collection[str] = ()
+    weights: Mapping[str, float] = field(default_factory=dict)
     errors: Mapping[str, CopeError] = field(default_factory=dict)
 
     def run(self, on_progress: OnProgress = lambda item, done, total: None) -> Iterator[Outcome[Result]]:
@@ -75,6 +77,7 @@ class Batch(Generic[Result]):
             return
         wide = [item for item in self.items if item in self.wide]
         narrow = [item for item in self.items if item not in self.wide]
+        narrow.sort(key=lambda item: -self.weights.get(item, 0.0))
         for items, workers in ((wide, 1), (narrow, self.workers or default_workers())):
             if items:
                 yield from _run_in_processes(items, self.work, min(workers, len(items)), on_progress)

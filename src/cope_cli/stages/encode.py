@@ -24,8 +24,6 @@ from cope_cli.stages.sources import find_videos
 OnProgress = Callable[[float, float], None]
 #: The least frames of an encoded stream that are worth a process of their own.
 MIN_PART_FRAMES = 600
-#: Each part decodes what lies between the keyframe before it and its start once more, so there are few.
-PARTS_PER_WORKER = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,7 +121,7 @@ def _transcode(
     source: Path, target: Path, config: EncodeConfig, workers: int, on_progress: OnProgress
 ) -> TranscodeInfo:
     """Encode a video here, or in parts by several processes if it is long and can be cut."""
-    parts = plan_parts(source, config, PARTS_PER_WORKER * workers, min_frames=MIN_PART_FRAMES) if workers > 1 else []
+    parts = plan_parts(source, config, workers, min_frames=MIN_PART_FRAMES) if workers > 1 else []
     if parts:
         tasks = {str(target.with_name(f"part-{n}.mp4")): part for n, part in enumerate(parts)}
         seconds = parts[0].total_frames / config.fps
@@ -236,7 +234,8 @@ def encode_batch(
     entries, _ = cache.usable_encoded()
     known = {entry.source_path: entry for entry in entries}
     workers = workers or default_workers()
-    wide = wide_items({str(video): float(video.stat().st_size) for video in videos}, workers, least=0)
+    sizes = {str(video): float(video.stat().st_size) for video in videos}
+    wide = wide_items(sizes, workers, least=0)
     work = partial(
         _encode_item,
         cache_root=cache_root,
@@ -245,7 +244,7 @@ def encode_batch(
         workers=dict.fromkeys(wide, workers),
         force=force,
     )
-    return Batch(items=[str(video) for video in videos], work=work, workers=workers, wide=wide, errors=errors)
+    return Batch(items=list(sizes), work=work, workers=workers, wide=wide, weights=sizes, errors=errors)
 
 
 def _encode_item(

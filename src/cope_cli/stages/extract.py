@@ -312,7 +312,14 @@ def extract_batch(
         workers=dict.fromkeys(wide, workers),
         force=force,
     )
-    return Batch(items=[entry.name for entry in entries], work=work, workers=workers, wide=wide, errors=errors)
+    return Batch(
+        items=[entry.name for entry in entries],
+        work=work,
+        workers=workers,
+        wide=wide,
+        weights=lengths,
+        errors=errors,
+    )
 
 
 def _extract_item(

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import shutil
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
+import av
+import numpy as np
 import pytest
 from rights import read_only, run_without_rights
 from running import encode
 
 import cope_cli
 from cope_cli.cache.frames import Frames
+from cope_cli.codec.source import _to_the_end
 from cope_cli.errors import CacheCorruptError, VideoError
 from made_videos import pictures, write_video
 
@@ -50,3 +54,32 @@ def test_a_read_only_installation_without_a_home_works(shared_cache, tmp_path: P
     with read_only(package.parent), read_only(home):
         done = run_without_rights(command, environment)
     assert done.returncode == 0, done.stderr[-300:]
+
+
+def test_a_stream_that_begins_half_way_does_not_end_the_video(tmp_path: Path):
+    """PyAV may raise IndexError when it flushes a stream that was not there when the file was opened."""
+    first = write_video(tmp_path / "first.ts", pictures(200, width=160, height=96), options={"crf": "1"})
+    second = tmp_path / "second.ts"
+    with av.open(str(second), "w") as container:
+        sound = container.add_stream("mp2", rate=48000, layout="mono")
+        video = container.add_stream("libx264", rate=30)
+        video.width, video.height, video.pix_fmt = 160, 96, "yuv420p"
+        for index, picture in enumerate(pictures(30, width=160, height=96)):
+            frame = av.VideoFrame.from_ndarray(picture, format="rgb24").reformat(format="yuv420p")
+            frame.pts = index
+            container.mux(video.encode(frame))
+            samples = av.AudioFrame.from_ndarray(np.zeros((1, 1152), np.int16), format="s16", layout="mono")
+            samples.sample_rate, samples.pts = 48000, 1152 * index
+            container.mux(sound.encode(samples))
+        container.mux(video.encode(None))
+    joined = tmp_path / "joined.ts"
+    joined.write_bytes(first.read_bytes() + second.read_bytes())
+    assert encode([joined], tmp_path / "cache")["joined.ts"] is None
+
+
+def test_an_index_error_after_the_last_frame_is_the_end():
+    def items() -> Iterator[int]:
+        yield from (1, 2)
+        raise IndexError("list index out of range")
+
+    assert list(_to_the_end(items())) == [1, 2]

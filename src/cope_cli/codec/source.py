@@ -6,11 +6,14 @@ import contextlib
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
+from typing import TypeVar
 
 import av
 from av.stream import Disposition
 
 from cope_cli.errors import VideoError
+
+Item = TypeVar("Item")
 
 #: A gap between two frames above this is a broken timestamp: filling it would write hours of one picture.
 MAX_GAP_SECONDS = 600.0
@@ -45,6 +48,10 @@ class Source:
             return float(self.stream.duration * self.time_base)
         return self.container.duration / av.time_base if self.container.duration else 0.0
 
+    def packets(self) -> Iterator[av.Packet[av.VideoStream]]:
+        """Read the packets, in the file's order."""
+        return _to_the_end(self.container.demux(self.stream))
+
     def frames(self) -> Iterator[av.VideoFrame]:
         """Decode, give frames without a timestamp or a length one, and refuse a gap that no video has.
 
@@ -52,7 +59,7 @@ class Source:
         """
         step = self.frame_step
         pts, shift = 0, 0
-        for frame in self.container.decode(self.stream):
+        for frame in _to_the_end(self.container.decode(self.stream)):
             if frame.pts is None:
                 frame.pts = 0 if self.num_frames == 0 else pts + step
                 frame.time_base = self.time_base
@@ -82,7 +89,7 @@ class Source:
         """
         self.container.seek(start_pts, stream=self.stream)
         step = self.frame_step
-        for frame in self.container.decode(self.stream):
+        for frame in _to_the_end(self.container.decode(self.stream)):
             if frame.pts is None or (self.num_frames == 0 and frame.pts > start_pts):
                 raise VideoError(f"{self.path}: no frame at {float(start_pts * self.time_base):.3f} s after seeking")
             if frame.pts < start_pts:
@@ -98,6 +105,16 @@ class Source:
         self.is_uniform &= self.kind in (None, kind)
         self.kind = kind
         self.num_frames += 1
+
+
+def _to_the_end(items: Iterator[Item]) -> Iterator[Item]:
+    """Read on to the end where other streams begin half-way, as in joined transport streams.
+
+    For those PyAV (18.1) looks beyond its table of streams when it flushes the decoders, after ours, and may then raise
+    IndexError, or not, as it happens; everything of our stream has come by then.
+    """
+    with contextlib.suppress(IndexError):
+        yield from items
 
 
 @contextlib.contextmanager

@@ -89,7 +89,7 @@ def plan_parts(source: Path, config: EncodeConfig, workers: int, *, min_frames: 
 def _packet_times(video: Source) -> tuple[list[int], list[int]]:
     """Return the times of all frames and of the keyframes, ascending; nothing where they cannot be relied on."""
     times, decode_times, keyframes = [], [], []
-    for packet in video.container.demux(video.stream):
+    for packet in video.packets():
         if not packet.size:
             continue
         if packet.pts is None or packet.is_discard or packet.is_corrupt:

@@ -61,8 +61,8 @@ def test_a_stream_that_begins_half_way_does_not_end_the_video(tmp_path: Path):
     first = write_video(tmp_path / "first.ts", pictures(200, width=160, height=96), options={"crf": "1"})
     second = tmp_path / "second.ts"
     with av.open(str(second), "w") as container:
-        sound = container.add_stream("mp2", rate=48000, layout="mono")
         video = container.add_stream("libx264", rate=30)
+        sound = container.add_stream("mp2", rate=48000, layout="mono")
         video.width, video.height, video.pix_fmt = 160, 96, "yuv420p"
         for index, picture in enumerate(pictures(30, width=160, height=96)):
             frame = av.VideoFrame.from_ndarray(picture, format="rgb24").reformat(format="yuv420p")

@@ -14,26 +14,9 @@ from numpy.typing import NDArray
 from cope_cli.codec import kernels
 from cope_cli.codec.colour import Colour, Picture
 from cope_cli.codec.fusion import FrameSize, block_grid, fuse_motion, rebuild, residual_of, warp
-from cope_cli.codec.stream import read_frames
+from cope_cli.codec.stream import MOTION_VECTOR, read_frames
 from cope_cli.errors import VideoError
 
-#: FFmpeg's AVMotionVector (libavutil/motion_vector.h).
-RECORD = np.dtype(
-    [
-        ("source", "<i4"),
-        ("w", "u1"),
-        ("h", "u1"),
-        ("src_x", "<i2"),
-        ("src_y", "<i2"),
-        ("dst_x", "<i2"),
-        ("dst_y", "<i2"),
-        ("flags", "<u8"),
-        ("motion_x", "<i4"),
-        ("motion_y", "<i4"),
-        ("motion_scale", "<u2"),
-    ],
-    align=True,
-)
 seeds = st.integers(0, 2**32 - 1)
 sides = st.integers(1, 70)
 grids = st.sampled_from([16, 32, 48])
@@ -46,7 +29,7 @@ def record_of(left: int, top: int, side: int, x: int, y: int, *, source: int = -
 
 
 def records_of(rows: list[tuple[int, ...]]) -> NDArray[np.void]:
-    records = np.array(rows, RECORD)
+    records = np.array(rows, MOTION_VECTOR)
     records.flags.writeable = False  # as PyAV gives them
     return records
 
@@ -54,7 +37,7 @@ def records_of(rows: list[tuple[int, ...]]) -> NDArray[np.void]:
 def test_records_are_laid_out_as_pyav_gives_them(shared_cache):
     frames = [frame for frame in read_frames(shared_cache.video, with_vectors=True) if frame.vectors is not None]
     assert frames
-    assert all(frame.vectors.dtype == RECORD and frame.vectors.flags.c_contiguous for frame in frames)
+    assert all(frame.vectors.dtype == MOTION_VECTOR and frame.vectors.flags.c_contiguous for frame in frames)
 
 
 # Block grids

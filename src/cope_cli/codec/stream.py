@@ -28,7 +28,7 @@ from cope_cli.errors import VideoError
 _DECODER_OPTIONS = {"flags": "+bitexact", "idct": "simpleauto"}
 _INDEX_KEYFRAME = 1
 #: FFmpeg's AVMotionVector. PyAV builds this type anew for every frame, which takes longer than all the rest of it.
-_VECTOR = np.dtype(
+MOTION_VECTOR = np.dtype(
     [
         ("source", "<i4"),
         ("w", "u1"),
@@ -96,7 +96,7 @@ class StreamFrame:
         side_data = SideDataContainer(self.decoded).get("MOTION_VECTORS")  # type: ignore[call-arg]  # stub: no __init__
         if side_data is None:
             return None
-        return np.frombuffer(side_data, _VECTOR)
+        return np.frombuffer(side_data, MOTION_VECTOR)
 
 
 def _plane_in_blocks(plane: av.video.plane.VideoPlane, height: int, width: int) -> NDArray[np.uint8]:
@@ -146,7 +146,7 @@ def read_frames(
     Args:
         path: a file written by `cope encode`.
         ranges: frame indices to decode, ascending, each range from an I-frame on; None means all.
-        with_vectors: also let FFmpeg export the motion vectors, which costs as much as decoding.
+        with_vectors: also let FFmpeg export the motion vectors.
         lowres: decode at 1/2 (1) or 1/4 (2) of the size; the pictures drift away from the true ones over a GOP.
 
     Yields:
@@ -198,7 +198,8 @@ def _packets(
     for packet in container.demux(stream):
         if not packet.size or packet.dts is None:
             continue
-        index = index_of[packet.dts]
+        if (index := index_of.get(packet.dts)) is None:
+            raise VideoError(f"{container.name}: a frame at {packet.dts} that its index does not list", _AGAIN)
         while index >= current.stop:
             if (following := next(wanted, None)) is None:
                 return

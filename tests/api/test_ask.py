@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from cope_cli.api.ask import Answer, AskConfig, ask_video
+from cope_cli.api.ask import ask_video
+from cope_cli.api.conversation import Answer
 from cope_cli.api.models import find_model, load_model
+from cope_cli.api.shown import AskConfig
 from cope_cli.cache.store import Cache
 from cope_cli.config import EncodeConfig
 from cope_cli.errors import CheckpointError, PathNotFoundError, UsageError, VideoError

@@ -44,6 +44,11 @@ def print_json(value: Any) -> None:
     typer.echo(json.dumps(value, indent=2, default=_jsonable, allow_nan=False))
 
 
+def print_json_line(value: Any) -> None:
+    """Print one JSON document on a line of its own."""
+    typer.echo(json.dumps(value, default=_jsonable, allow_nan=False))
+
+
 def _jsonable(value: Any) -> Any:
     if is_dataclass(value) and not isinstance(value, type):
         return asdict(value)
@@ -127,15 +132,20 @@ def finish(
         print_json(outcomes)
     elif rows:
         print_table(title, columns, rows)
-    failures = [error for outcome in outcomes if (error := outcome.error) is not None]
-    if failures:
-        err.print(f"{len(failures)} of {len(outcomes)} failed:", style="bold red")
-        for error in failures:
-            _print_error(error)
+    fail_with([error for outcome in outcomes if (error := outcome.error) is not None], len(outcomes))
+
+
+def fail_with(errors: Sequence[CopeError], num_items: int = 0) -> None:
+    """Print what failed, if anything did, and exit with 1."""
+    if errors:
+        err.print(f"{len(errors)}{f' of {num_items}' if num_items else ''} failed:", style="bold red")
+        for error in errors:
+            print_error(error)
         raise typer.Exit(1)
 
 
-def _print_error(error: CopeError) -> None:
+def print_error(error: CopeError) -> None:
+    """Print an error and how to go on."""
     err.print(f"  {error.message}", style="red", markup=False, highlight=False, soft_wrap=True)
     if error.hint:
         err.print(f"    -> {error.hint}", markup=False, highlight=False, soft_wrap=True)

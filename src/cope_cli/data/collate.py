@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cope_cli.data.datasets import BadSample
-from cope_cli.data.prompt import IGNORED_LABEL
+from cope_cli.data.prompt import IGNORED_LABEL, Prompt
 from cope_cli.data.samples import PairSample, Sample
 from cope_cli.model.token_plan import TokenKind
 from cope_cli.model.videolm import VideoLMBatch
@@ -53,7 +53,38 @@ def collate(
         padding_side: "right" to train, "left" to generate.
         with_labels: False for prompts to continue.
     """
-    length = max(len(sample.prompt) for sample in samples)
+    visuals = [sample.visuals for sample in samples]
+    return _batch(
+        [sample.prompt for sample in samples],
+        pad_id=pad_id,
+        padding_side=padding_side,
+        with_labels=with_labels,
+        rgb=np.concatenate([v.rgb for v in visuals]),
+        motion=np.concatenate([v.motion for v in visuals]),
+        residual=np.concatenate([v.residual for v in visuals]),
+        frame_size_px=np.concatenate([v.frame_size_px for v in visuals]),
+    )
+
+
+def collate_prompts(prompts: Sequence[Prompt], *, pad_id: int) -> VideoLMBatch:
+    """Put prompts to continue into one batch without frames and primitives: their embeddings are known already."""
+    return _batch(
+        prompts,
+        pad_id=pad_id,
+        padding_side="left",
+        with_labels=False,
+        rgb=np.empty((0, 0, 0, 3), np.uint8),
+        motion=np.empty((0, 2, 0, 0), np.int16),
+        residual=np.empty((0, 0, 0, 3), np.int16),
+        frame_size_px=np.empty((0, 2), np.int32),
+    )
+
+
+def _batch(
+    prompts: Sequence[Prompt], *, pad_id: int, padding_side: PaddingSide, with_labels: bool, **visuals: NDArray[Any]
+) -> VideoLMBatch:
+    """Pad prompts and put them beside their visuals."""
+    length = max(len(prompt) for prompt in prompts)
 
     def padded(rows: Sequence[Sequence[int]], fill: int) -> NDArray[np.int64]:
         out = np.full((len(rows), length), fill, np.int64)
@@ -61,18 +92,14 @@ def collate(
             target[slice(0, len(row)) if padding_side == "right" else slice(length - len(row), length)] = row
         return out
 
-    prompts = [sample.prompt for sample in samples]
-    visuals = [sample.visuals for sample in samples]
     labels = padded([prompt.labels for prompt in prompts], IGNORED_LABEL)
+    tensors: dict[str, Any] = {name: torch.from_numpy(array) for name, array in visuals.items()}
     return VideoLMBatch(
         input_ids=torch.from_numpy(padded([prompt.ids for prompt in prompts], pad_id)),
         token_kind=torch.from_numpy(padded([prompt.kinds for prompt in prompts], TokenKind.TEXT).astype(np.uint8)),
         attention_mask=torch.from_numpy(padded([[1] * len(prompt) for prompt in prompts], 0)),
         labels=torch.from_numpy(labels) if with_labels else None,
-        rgb=torch.from_numpy(np.concatenate([v.rgb for v in visuals])),
-        motion=torch.from_numpy(np.concatenate([v.motion for v in visuals])),
-        residual=torch.from_numpy(np.concatenate([v.residual for v in visuals])),
-        frame_size_px=torch.from_numpy(np.concatenate([v.frame_size_px for v in visuals])),
+        **tensors,
     )
 
 

@@ -49,6 +49,68 @@ class Item:
     where: str
 
 
+@dataclass(frozen=True, kw_only=True)
+class Question:
+    """One question to answer about a video.
+
+    Attributes:
+        id: of its item; the turns of a conversation after the first are `<id>#2`, `<id>#3`, ...
+        video: path of the video as the file has it.
+        text: the question.
+        history: earlier turns of the same conversation, with the file's answers.
+        expected: the file's answer; "" if it has none.
+        where: file, position and id, for messages.
+    """
+
+    id: str
+    video: str
+    text: str
+    history: tuple[Turn, ...] = ()
+    expected: str = ""
+    where: str
+
+
+def read_questions(path: Path, *, on_bad: Callable[[DataError], None]) -> list[Question]:
+    """Read every question of a file: training items, or `{"id", "video", "question"}` with an `"answer"` if known.
+
+    Args:
+        path: a JSON list, or one item per line.
+        on_bad: called with the error of each malformed item, which is then left out.
+
+    Raises:
+        PathNotFoundError: there is no such file.
+        DataError: the file is not JSON.
+    """
+    questions: list[Question] = []
+    for where, value in _values(path):
+        try:
+            if isinstance(value, dict) and "question" in value:
+                value = {**value, "conversations": _as_turns(value, where)}
+            item = _item(value, where, has_answers="question" not in value)
+        except DataError as error:
+            on_bad(error)
+            continue
+        for number, turn in enumerate(item.turns):
+            questions.append(
+                Question(
+                    id=item.id if number == 0 else f"{item.id}#{number + 1}",
+                    video=item.video,
+                    text=turn.question,
+                    history=item.turns[:number],
+                    expected=turn.answer,
+                    where=item.where,
+                )
+            )
+    return questions
+
+
+def _as_turns(value: dict[str, Any], where: str) -> list[dict[str, Any]]:
+    """Return a plain question, and its answer if there is one, as a conversation."""
+    if "conversations" in value:
+        _refuse(where, "question and conversations, one of them expected")
+    return [{"from": "human", "value": value["question"]}, {"from": "gpt", "value": value.get("answer", "")}]
+
+
 def read_items(path: Path, *, on_bad: Callable[[DataError], None] | None = None) -> list[Item]:
     """Read every item of a data file.
 
@@ -98,7 +160,7 @@ def _values(path: Path) -> Iterator[tuple[str, Any]]:
             yield f"{path}: line {number}", value
 
 
-def _item(value: Any, where: str) -> Item:
+def _item(value: Any, where: str, *, has_answers: bool = True) -> Item:
     """Check one item."""
     if not isinstance(value, dict):
         _refuse(where, f"{_shown(value)} found, a JSON object expected")
@@ -116,7 +178,7 @@ def _item(value: Any, where: str) -> Item:
     for number, text in enumerate(texts):
         if IMAGE_PLACEHOLDER in text:
             _refuse(where, f"turn {number} has an {IMAGE_PLACEHOLDER} too many; one, in the first question, expected")
-        if not text:
+        if not text and (has_answers or number % 2 == 0):
             _refuse(where, f"turn {number} is empty, text expected")
     turns = tuple(Turn(question=q, answer=a) for q, a in zip(texts[::2], texts[1::2], strict=True))
     return Item(id=str(value["id"]), video=video, turns=turns, where=where)

@@ -122,6 +122,11 @@ class VideoLM(nn.Module):
                 parameter.requires_grad_(False)
 
     @property
+    def device(self) -> torch.device:
+        """Where inputs go."""
+        return next(self.base.parameters()).device
+
+    @property
     def vision_size_px(self) -> int:
         """Side V of the vision encoder's input."""
         return int(self.base.config.vision_config.image_size)
@@ -221,18 +226,32 @@ class VideoLM(nn.Module):
         output: Tensor = projector(tokens.to(projector.linear_1.weight.dtype))
         return output
 
-    def embed(self, batch: VideoLMBatch) -> Tensor:
+    def embed(self, batch: VideoLMBatch, visual: Tensor | None = None) -> Tensor:
         """Return the language model's inputs (B, L, D_llm): text, RGB, Delta-tokens and newlines in their places.
+
+        Args:
+            batch: the inputs.
+            visual: what `visual_embeddings` returned for the same frames and P slots, to spare computing it again;
+                the batch's own are not read then.
 
         Raises:
             ValueError: `token_kind` asks for another number of features than the frames and P slots give.
         """
-        text_ids = batch.input_ids.masked_fill(batch.token_kind != TokenKind.TEXT, 0)
-        embeddings: Tensor = self.base.get_input_embeddings()(text_ids)
-        newline = self.base.model.image_newline.to(embeddings.dtype)
-        embeddings = torch.where((batch.token_kind == TokenKind.NEWLINE)[..., None], newline, embeddings)
-        embeddings = _scatter(embeddings, batch.token_kind, TokenKind.RGB, self.rgb_tokens(batch.rgb))
-        return _scatter(embeddings, batch.token_kind, TokenKind.DELTA, self._shown_delta_tokens(batch))
+        is_visual = batch.token_kind != TokenKind.TEXT
+        embeddings: Tensor = self.base.get_input_embeddings()(batch.input_ids.masked_fill(is_visual, 0))
+        visual = self.visual_embeddings(batch) if visual is None else visual
+        return _scatter(embeddings, is_visual, "visual", visual)
+
+    def visual_embeddings(self, batch: VideoLMBatch) -> Tensor:
+        """Return the batch's RGB tokens, Delta-tokens and newlines, in order, row by row: (T, D_llm).
+
+        Raises:
+            ValueError: `token_kind` asks for another number of features than the frames and P slots give.
+        """
+        kinds = batch.token_kind[batch.token_kind != TokenKind.TEXT]
+        rows = self.base.model.image_newline.expand(len(kinds), -1)
+        rows = _scatter(rows, kinds == TokenKind.RGB, "RGB", self.rgb_tokens(batch.rgb))
+        return _scatter(rows, kinds == TokenKind.DELTA, "DELTA", self._shown_delta_tokens(batch))
 
     def _shown_delta_tokens(self, batch: VideoLMBatch) -> Tensor:
         """Return the batch's Delta-tokens under its mode; "zero" acts after the projector, which has a bias."""
@@ -285,6 +304,12 @@ class VideoLM(nn.Module):
             total = total + 0.0 * self.delta_tokens(motion, residual, size).float().mean()
         return total
 
+    def new_cache(self) -> Any:
+        """Return an empty KV cache, transformers' `DynamicCache`, for `generate`."""
+        from transformers import DynamicCache
+
+        return DynamicCache(config=self.base.config.text_config)
+
     @torch.no_grad()
     def generate(
         self,
@@ -293,6 +318,8 @@ class VideoLM(nn.Module):
         max_new_tokens: int,
         temperature: float = 0.0,
         top_p: float = 1.0,
+        visual: Tensor | None = None,
+        cache: Any = None,
         streamer: Any = None,
         **options: Any,
     ) -> Tensor:
@@ -303,6 +330,9 @@ class VideoLM(nn.Module):
             max_new_tokens: upper bound per sequence.
             temperature: 0 takes the likeliest token each time; above 0 draws.
             top_p: with a temperature, draw from the likeliest tokens that reach this probability together.
+            visual: the prompts' visual embeddings, if they are known (see `embed`).
+            cache: from `new_cache`; its first positions must be those of the prompts, and only the rest is computed.
+                It is filled on the way with all but the last new token.
             streamer: transformers' streamer, fed with new tokens as they come.
             options: further arguments of transformers' `generate`, such as a stopping criterion.
 
@@ -323,8 +353,9 @@ class VideoLM(nn.Module):
                 "Show fewer GOPs or fewer keyframes per GOP, or ask for a shorter answer.",
             )
         output: Tensor = self.base.generate(
-            inputs_embeds=self.embed(batch),
+            inputs_embeds=self.embed(batch, visual),
             attention_mask=batch.attention_mask,
+            past_key_values=cache,
             generation_config=_generation_config(max_new_tokens, temperature, top_p),
             streamer=streamer,
             **options,
@@ -348,21 +379,20 @@ def _check_base(config: Any) -> None:
             )
 
 
-def _scatter(embeddings: Tensor, token_kind: Tensor, kind: TokenKind, features: Tensor) -> Tensor:
-    """Put feature rows into the positions of one kind, row by row over the batch.
+def _scatter(embeddings: Tensor, mask: Tensor, name: str, features: Tensor) -> Tensor:
+    """Put feature rows into the positions of a mask, in order.
 
     Args:
-        embeddings: (B, L, D).
-        token_kind: (B, L).
-        kind: which positions.
-        features: (..., D), one row per position of that kind.
+        embeddings: (..., D).
+        mask: (...) bool, which positions.
+        name: of these positions, for the message.
+        features: (..., D), one row per position of the mask.
     """
-    mask = token_kind == kind
     rows = features.reshape(-1, embeddings.shape[-1])
     num_positions = int(mask.sum())
     if num_positions != len(rows):
-        raise ValueError(f"token_kind has {num_positions} {kind.name} positions, the inputs give {len(rows)} features")
-    return embeddings.masked_scatter(mask[..., None], rows.to(embeddings.dtype))
+        raise ValueError(f"token_kind has {num_positions} {name} positions, the inputs give {len(rows)} features")
+    return embeddings.masked_scatter(mask[..., None], rows.to(embeddings.device, embeddings.dtype))
 
 
 def _generation_config(max_new_tokens: int, temperature: float, top_p: float) -> Any:

@@ -122,6 +122,11 @@ class VideoLM(nn.Module):
                 parameter.requires_grad_(False)
 
     @property
+    def device(self) -> torch.device:
+        """Where inputs go: to the token embeddings, wherever the other parts are."""
+        return execution_device(self.base.get_input_embeddings())
+
+    @property
     def vision_size_px(self) -> int:
         """Side V of the vision encoder's input."""
         return int(self.base.config.vision_config.image_size)
@@ -179,8 +184,8 @@ class VideoLM(nn.Module):
             raise ValueError(f"rgb has shape {list(rgb.shape)}, expected [N, {size}, {size}, 3]")
         tower = self.base.model.vision_tower
         if len(rgb) == 0:
-            width = self.base.config.vision_config.hidden_size
-            return tower.embeddings.patch_embedding.weight.new_zeros((0, self.patches_per_side**2, width))
+            width, dtype = self.base.config.vision_config.hidden_size, tower.embeddings.patch_embedding.weight.dtype
+            return torch.zeros((0, self.patches_per_side**2, width), dtype=dtype, device=rgb.device)
         # SigLIP's preprocessing: to [0, 1], then mean 0.5 and standard deviation 0.5.
         pixels = (rgb.permute(0, 3, 1, 2).float().contiguous() / 255 - 0.5) / 0.5
         tokens: Tensor = tower.embeddings(pixels)
@@ -217,7 +222,8 @@ class VideoLM(nn.Module):
                 "Leave the P slots out, or use a model that was finetuned with Delta-tokens.",
             )
         projector = self.base.model.multi_modal_projector
-        tokens = self.delta_encoder(motion, residual, frame_size_px)
+        device = execution_device(self.delta_encoder.motion_branch)
+        tokens = self.delta_encoder(motion.to(device), residual.to(device), frame_size_px.to(device))
         output: Tensor = projector(tokens.to(projector.linear_1.weight.dtype))
         return output
 
@@ -228,8 +234,8 @@ class VideoLM(nn.Module):
             ValueError: `token_kind` asks for another number of features than the frames and P slots give.
         """
         text_ids = batch.input_ids.masked_fill(batch.token_kind != TokenKind.TEXT, 0)
-        embeddings: Tensor = self.base.get_input_embeddings()(text_ids)
-        newline = self.base.model.image_newline.to(embeddings.dtype)
+        embeddings: Tensor = self.base.get_input_embeddings()(text_ids).to(text_ids.device)
+        newline = self.base.model.image_newline.to(embeddings)
         embeddings = torch.where((batch.token_kind == TokenKind.NEWLINE)[..., None], newline, embeddings)
         embeddings = _scatter(embeddings, batch.token_kind, TokenKind.RGB, self.rgb_tokens(batch.rgb))
         return _scatter(embeddings, batch.token_kind, TokenKind.DELTA, self._shown_delta_tokens(batch))
@@ -266,7 +272,7 @@ class VideoLM(nn.Module):
             return VideoLMOutput(loss=None, logits=self.base.lm_head(hidden))
         labels = batch.labels[:, 1:]
         wanted = labels != IGNORED_LABEL
-        logits = self.base.lm_head(hidden[:, :-1][wanted])
+        logits = self.base.lm_head(hidden.to(labels.device)[:, :-1][wanted]).to(labels.device)
         total = functional.cross_entropy(logits.float(), labels[wanted], reduction="sum")
         divisor = max(len(logits), 1) if num_items_in_batch is None else num_items_in_batch
         return VideoLMOutput(loss=total / divisor, logits=logits)
@@ -276,13 +282,13 @@ class VideoLM(nn.Module):
         device, total = batch.input_ids.device, torch.zeros((), device=batch.input_ids.device)
         if len(batch.rgb) == 0:
             frame = torch.zeros((1, self.vision_size_px, self.vision_size_px, 3), dtype=torch.uint8, device=device)
-            total = total + 0.0 * self.rgb_tokens(frame).float().mean()
+            total = total + 0.0 * self.rgb_tokens(frame).float().mean().to(device)
         if self.delta_encoder is not None and (len(batch.motion) == 0 or batch.delta_mode == "zero"):
             side = self.delta_encoder.config.grid_px
             motion = torch.zeros((1, 2, side, side), dtype=torch.int16, device=device)
             residual = torch.zeros((1, side, side, 3), dtype=torch.int16, device=device)
             size = torch.ones((1, 2), dtype=torch.int32, device=device)
-            total = total + 0.0 * self.delta_tokens(motion, residual, size).float().mean()
+            total = total + 0.0 * self.delta_tokens(motion, residual, size).float().mean().to(device)
         return total
 
     @torch.no_grad()
@@ -332,6 +338,14 @@ class VideoLM(nn.Module):
         return output
 
 
+def execution_device(module: nn.Module) -> torch.device:
+    """Return where a module computes: where its weights are, or will be fetched to if accelerate has offloaded them."""
+    hook = getattr(module, "_hf_hook", None)
+    places = [getattr(part, "execution_device", None) for part in getattr(hook, "hooks", (hook,))]
+    place = next((place for place in places if place is not None), None)
+    return next(module.parameters()).device if place is None else torch.device(place)
+
+
 def _check_base(config: Any) -> None:
     """Refuse base models whose vision features are not a plain grid of patches."""
     found = {
@@ -362,7 +376,7 @@ def _scatter(embeddings: Tensor, token_kind: Tensor, kind: TokenKind, features: 
     num_positions = int(mask.sum())
     if num_positions != len(rows):
         raise ValueError(f"token_kind has {num_positions} {kind.name} positions, the inputs give {len(rows)} features")
-    return embeddings.masked_scatter(mask[..., None], rows.to(embeddings.dtype))
+    return embeddings.masked_scatter(mask[..., None], rows.to(embeddings))
 
 
 def _generation_config(max_new_tokens: int, temperature: float, top_p: float) -> Any:

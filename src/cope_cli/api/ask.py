@@ -158,7 +158,7 @@ def primitives_for(
     model = loaded.model
     frames = FramesRequest(size_px=model.vision_size_px, keyframes_per_gop=config.keyframes_per_gop)
     extract = ExtractConfig(
-        fusion_frames=config.fusion_frames or loaded.fusion_frames,
+        fusion_frames=config.fusion_frames or loaded.fusion_frames or ExtractConfig().fusion_frames,
         grid_px=model.delta_encoder.config.grid_px if model.delta_encoder is not None else 224,
     )
     known = {entry.source_path: entry for entry in cache.usable_encoded()[0]}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from math import prod
@@ -56,7 +57,9 @@ def check_tensors(checkpoint: BaseCheckpoint) -> None:
         "missing": sorted(map(name_of, missing)),
         "unexpected": sorted(map(name_of, found.keys() - expected.keys())),
         "other shape": shapes,
-        "other type": sorted(f"{tensor.name}: {tensor.dtype}" for tensor in found.values() if tensor.dtype not in _TYPES),
+        "other type": sorted(
+            f"{tensor.name}: {tensor.dtype}" for tensor in found.values() if tensor.dtype not in _TYPES
+        ),
     }
     problems = [f"{kind}: {listed(names)}" for kind, names in kinds.items() if names]
     if problems:
@@ -108,7 +111,14 @@ def load_base(
         raise UsageError(f"--device-map {device_map}: expected one of {', '.join(_NAMED_MAPS)}")
     check_tensors(checkpoint)
     folder = checkpoint.folder
-    with naming(folder, "the base model"), fitting_memory(folder), quiet_transformers():
+    with (
+        naming(folder, "the base model"),
+        fitting_memory(folder),
+        quiet_transformers(),
+        warnings.catch_warnings(),
+    ):
+        # image_newline is a parameter of its own in accelerate's maps, of which it then says that it is no module.
+        warnings.filterwarnings("ignore", message="The following device_map keys do not match any submodules")
         base, info = LlavaOnevisionForConditionalGeneration.from_pretrained(
             folder,
             config=checkpoint.config,

@@ -198,7 +198,8 @@ def _read_own_description(folder: Path) -> dict[str, Any] | None:
         return _read_description(folder, "videolm")
     if not (folder / "config.json").is_file():
         raise CheckpointError(
-            f"{folder}: neither {COPE_FILE} nor config.json: not a checkpoint of cope, nor a published one", LAYOUTS_HINT
+            f"{folder}: neither {COPE_FILE} nor config.json: not a checkpoint of cope, nor a published one",
+            LAYOUTS_HINT,
         )
     if (folder / DELTA_ENCODER_FILE).exists():
         raise CheckpointError(f"{folder}: holds {DELTA_ENCODER_FILE}, but no {COPE_FILE}", AGAIN)

@@ -132,13 +132,13 @@ class BaseCheckpoint:
     notes: tuple[str, ...] = ()
 
     def stored_name(self, name: str) -> str:
-        """Return the name a tensor of transformers' model has, or should have, in the folder."""
+        """Return the name a tensor of transformers' model has in the folder, or should have, as its other names go."""
         if name in self.tensors:
             return self.tensors[name].name
-        if self.layout == "llava":
-            for stored, native in self.prefixes.items():
-                if name.startswith(native):
-                    return stored + name.removeprefix(native)
+        for stored, native in self.prefixes.items():
+            spelling = any(tensor.name.startswith(stored) for tensor in self.tensors.values())
+            if name.startswith(native) and (spelling or self.layout == "llava"):
+                return stored + name.removeprefix(native)
         return name
 
 

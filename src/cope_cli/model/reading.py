@@ -150,9 +150,7 @@ def _headers(path: Path) -> dict[str, StoredTensor]:
     with naming(path.parent, path.name), safe_open(path, framework="pt") as file:
         for name in file.keys():  # noqa: SIM118  # not a mapping
             part = file.get_slice(name)
-            found[name] = StoredTensor(
-                name=name, file=path, shape=tuple(part.get_shape()), dtype=str(part.get_dtype())
-            )
+            found[name] = StoredTensor(name=name, file=path, shape=tuple(part.get_shape()), dtype=str(part.get_dtype()))
     return found
 
 

@@ -454,11 +454,11 @@ def test_a_delta_encoder_in_half_precision_runs(base: Any, llava: Path, tmp_path
     save_delta_encoder(small_encoder(), tmp_path / "delta", fusion_frames=15, vision_sha256=sha256)
     rows = [([5], "IPP", [7])]
     exact = logits(load_videolm(llava, delta_encoder=tmp_path / "delta").model, make_batch, rows)
-    for dtype in (torch.bfloat16, torch.float16):
+    for dtype, part in ((torch.bfloat16, 0.06), (torch.float16, 0.01)):
         model = load_videolm(llava, dtype=dtype, delta_encoder=tmp_path / "delta").model
         found = logits(model, make_batch, rows).float()
         assert found.isfinite().all()
-        assert (found - exact).abs().mean() < 0.03 * exact.abs().mean()
+        assert (found - exact).abs().mean() < part * exact.abs().mean()
 
 
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])

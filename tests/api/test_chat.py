@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import select
+import signal
 import subprocess
 import sys
 import time
@@ -48,10 +49,11 @@ def test_commands_of_a_chat(chat):
 
 
 @pytest.mark.skipif(not hasattr(os, "openpty"), reason="needs a pseudo-terminal")
-def test_a_terminal_has_a_prompt_history_and_line_editing(chat, tmp_path):
+def test_a_terminal_has_a_prompt_history_and_line_editing(chat, tmp_path, request):
     leader, follower = os.openpty()
     env = os.environ | {"XDG_STATE_HOME": str(tmp_path), "TERM": "dumb"}
     process = subprocess.Popen([*chat, str(VIDEO)], stdin=follower, stdout=follower, stderr=follower, env=env)
+    request.addfinalizer(process.kill)
     os.close(follower)
     shown = b""
 
@@ -68,7 +70,7 @@ def test_a_terminal_has_a_prompt_history_and_line_editing(chat, tmp_path):
     os.write(leader, b"What hapened\x1b[D\x1b[D\x1b[D\x1b[Dp\n")  # the p goes in four characters to the left
     wait_for(b"first token after")
     wait_for(b"> ")
-    os.write(leader, b"\x03")  # Ctrl-C at the prompt
+    process.send_signal(signal.SIGINT)  # what Ctrl-C does
     wait_for(b"/quit leaves")
     wait_for(b"> ")
     os.write(leader, b"\x04")  # Ctrl-D

@@ -1,4 +1,4 @@
-"""Which model answers: the one that was named, else the newest finished finetune run."""
+"""Which model answers, where it runs, and whether what it is asked for is something it can do."""
 
 from __future__ import annotations
 
@@ -7,23 +7,29 @@ from pathlib import Path
 import torch
 
 from cope_cli.errors import CheckpointError, UsageError
+from cope_cli.model.base import DeviceMap
 from cope_cli.model.checkpoint import LoadedVideoLM, load_videolm
+from cope_cli.model.hub import model_folder
 from cope_cli.train.runs import newest_finished_run
+from cope_cli.train.setup import delta_encoder_folder
+
+#: Names for the type of a model's weights; None keeps the stored type.
+DTYPES = {"auto": None, "fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-def find_model(named: Path | None, runs_root: Path) -> Path:
+def find_model(named: str | Path | None, runs_root: Path) -> Path:
     """Return the model folder to use.
 
     Args:
-        named: a model folder, or a run folder with one inside; None chooses the newest finished finetune run.
+        named: a model folder, a run folder with one inside, or a Hub id such as `lmms-lab/LLaVA-Video-7B-Qwen2`, which
+            is downloaded if it is not in Hugging Face's cache; None chooses the newest finished finetune run.
         runs_root: where training runs are.
 
     Raises:
-        CheckpointError: there is none; the message names both ways to one.
+        CheckpointError: there is none (the message names both ways to one), or a Hub id cannot be downloaded.
     """
     if named is not None:
-        inside = named / "model"
-        return inside if inside.is_dir() else named
+        return model_folder(named)
     run = newest_finished_run(runs_root, "finetune")
     if run is None:
         raise CheckpointError(
@@ -34,20 +40,63 @@ def find_model(named: Path | None, runs_root: Path) -> Path:
     return run / "model"
 
 
-def load_model(folder: Path, device: str = "auto") -> LoadedVideoLM:
-    """Read a model onto a device.
+def load_model(
+    folder: Path,
+    device: str = "auto",
+    *,
+    dtype: str = "auto",
+    device_map: DeviceMap | None = None,
+    attention: str = "sdpa",
+    delta_encoder: str | Path | None = None,
+    runs_root: Path = Path("runs"),
+) -> LoadedVideoLM:
+    """Read a model onto a device, or onto several.
 
     Args:
-        folder: a model folder.
-        device: PyTorch's name of a device; "auto" takes a GPU if there is one.
+        folder: a model folder of any layout that cope reads (docs/checkpoints.md).
+        device: PyTorch's name of a device; "auto" takes a GPU if there is one. Not read where there is a device map.
+        dtype: one of `DTYPES`.
+        device_map: "auto" spreads the model over all GPUs and then memory; or module names and devices.
+        attention: "sdpa", "eager" or "flash_attention_2".
+        delta_encoder: a Delta-encoder's folder, a pretrain run or the name of one: used in place of the model's own.
+        runs_root: where training runs are.
 
     Raises:
-        CheckpointError: the folder is not a model of cope.
-        UsageError: there is no such device.
+        CheckpointError: the folder is not a model that cope reads, or the Delta-encoder does not fit it.
+        UsageError: there is no such device, type or attention, or too little memory.
     """
+    if dtype not in DTYPES:
+        raise UsageError(f"--dtype {dtype}: expected one of {', '.join(DTYPES)}")
     name = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
-    try:
-        torch.zeros(1, device=name)
-    except (RuntimeError, AssertionError) as error:
-        raise UsageError(f"--device {device}: {str(error).splitlines()[0]}") from error
-    return load_videolm(folder, device=name)
+    if device_map is None:
+        try:
+            torch.zeros(1, device=name)
+        except (RuntimeError, AssertionError) as error:
+            raise UsageError(f"--device {device}: {str(error).splitlines()[0]}") from error
+    encoder = None if delta_encoder is None else delta_encoder_folder(delta_encoder, runs_root)
+    return load_videolm(
+        folder,
+        device=name,
+        dtype=DTYPES[dtype],
+        device_map=device_map,
+        attention=attention,
+        delta_encoder=encoder,
+    )
+
+
+def check_delta_mode(loaded: LoadedVideoLM, delta: str) -> None:
+    """Refuse to show Delta-tokens to a model that has no Delta-encoder.
+
+    Args:
+        loaded: the model.
+        delta: "on", "zero" or "off"; only "off" needs no Delta-encoder.
+
+    Raises:
+        CheckpointError: says how to go on.
+    """
+    if loaded.model.delta_encoder is None and delta != "off":
+        raise CheckpointError(
+            f"{loaded.folder}: the model has no Delta-encoder",
+            f"Use --delta off; or train one: `cope train pretrain --model {loaded.folder}`, then "
+            f"`cope train finetune --model {loaded.folder} --data FILE`; or name one with --delta-encoder.",
+        )

@@ -10,6 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from cope_cli.api.models import check_delta_mode
 from cope_cli.cache.frames import Frames
 from cope_cli.cache.primitives import Primitives
 from cope_cli.cache.store import Cache, PrimitivesEntry
@@ -17,7 +18,7 @@ from cope_cli.config import EncodeConfig, ExtractConfig
 from cope_cli.data.conversations import Turn
 from cope_cli.data.prompt import Prompt, PromptBuilder, Timeline
 from cope_cli.data.samples import read_visuals
-from cope_cli.errors import CheckpointError, CopeError, PathNotFoundError, UsageError
+from cope_cli.errors import CopeError, PathNotFoundError, UsageError
 from cope_cli.model.checkpoint import LoadedVideoLM
 from cope_cli.model.token_plan import TokenPlan
 from cope_cli.model.videolm import VideoLMBatch
@@ -70,14 +71,8 @@ def stage_settings(loaded: LoadedVideoLM, config: AskConfig) -> tuple[EncodeConf
     Raises:
         CheckpointError: Delta-tokens are wanted of a model without a Delta-encoder.
     """
+    check_delta_mode(loaded, config.delta)
     encoder = loaded.model.delta_encoder
-    if encoder is None and config.delta != "off":
-        raise CheckpointError(
-            f"{loaded.folder}: the model has no Delta-encoder, so it can be shown I-frames and keyframes only",
-            "Ask with --delta off, name a pre-trained one with --delta-encoder RUN, or train one: "
-            f"`cope train pretrain --model {loaded.folder}`, then `cope train finetune --model {loaded.folder} --data "
-            "FILE`.",
-        )
     extract = ExtractConfig(
         fusion_frames=config.fusion_frames or loaded.fusion_frames or ExtractConfig().fusion_frames,
         grid_px=ExtractConfig().grid_px if encoder is None else encoder.config.grid_px,

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="Train: align the Delta-encoder, then the whole VideoLM.", no_args_is_help=True)
 
-ModelOption = Annotated[Path | None, typer.Option(help="Model folder to start from; the small seeded model if none.")]
+ModelOption = Annotated[Path | None, typer.Option(help="Model folder or Hub id; the small seeded model if none.")]
 RunOption = Annotated[str, typer.Option("--run", help="Name of the run below --runs; pretrain-1, ... if none.")]
 ResumeOption = Annotated[bool, typer.Option("--resume", help="Go on with an unfinished run, exactly where it was.")]
 FusionOption = Annotated[int, typer.Option(help="Fusion window s of the primitives to train on.")]

@@ -1,4 +1,4 @@
-"""Checkpoints on disk: the only module of `cope_cli.model` that touches files.
+"""Checkpoints on disk: cope's own folders, written and read; published ones read, by `model.published`.
 
 ```
 videolm folder                                         delta_encoder folder (pre-training)
@@ -12,17 +12,18 @@ videolm folder                                         delta_encoder folder (pre
 A folder appears whole or not at all. Without cope's two files a videolm folder is a plain LlavaOnevision checkpoint.
 Loading compares every tensor's name and shape with what the configuration calls for: nothing is ever initialised
 afresh in silence. Only safetensors and JSON, so that a checkpoint from somewhere else runs no code.
+
+The model package's files: `reading` (JSON, headers), `published` (which base model a folder holds), `base` (loading
+it), `tokenizer`, `hub` (a name becomes a folder) and this one.
 """
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
-import json
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -31,15 +32,17 @@ from cope_cli import __version__
 from cope_cli.errors import CheckpointError, PathNotFoundError
 from cope_cli.files import new_folder, write_json
 from cope_cli.model.alignment import Alignment, AlignmentConfig
+from cope_cli.model.base import DeviceMap, fitting_memory, load_base, stored_vision_sha256
 from cope_cli.model.delta_encoder import DeltaEncoder, DeltaEncoderConfig
-from cope_cli.model.videolm import VideoLM
+from cope_cli.model.published import LAYOUTS_HINT, read_base
+from cope_cli.model.reading import AGAIN, listed, naming, quiet_transformers, read_json, sha256_of_tensors
+from cope_cli.model.tokenizer import TURN_END, check_tokenizer, load_tokenizer
+from cope_cli.model.videolm import VideoLM, execution_device
 
 FORMAT_VERSION = 1
 COPE_FILE = "cope.json"
 DELTA_ENCODER_FILE = "delta_encoder.safetensors"
 ALIGNMENT_FILE = "alignment.safetensors"
-TURN_END = "<|im_end|>"
-AGAIN = "The folder was changed or copied in part. Copy it again whole, or train again."
 
 _SHARED_FIELDS = {"kind", "format_version", "cope_version", "delta_encoder", "fusion_frames", "vision_sha256"}
 _FIELDS = {"videolm": _SHARED_FIELDS, "delta_encoder": _SHARED_FIELDS | {"alignment"}}
@@ -52,16 +55,26 @@ class LoadedVideoLM:
     Attributes:
         model: in evaluation mode.
         tokenizer: transformers' tokenizer.
-        fusion_frames: the fusion window s, in frames, it was trained with.
-        vision_sha256: hash of the vision tower's weights as they were saved.
+        fusion_frames: the fusion window s, in frames, its Delta-encoder was trained with; None for a published base
+            model, which has no Delta-encoder.
         folder: where it was read.
+        layout: how the folder is written: "cope", "llava" (the original) or "llava-hf" (transformers').
+        notes: what a user should know before trusting its answers.
+        hash_vision: computes `vision_sha256`.
     """
 
     model: VideoLM
     tokenizer: Any
-    fusion_frames: int
-    vision_sha256: str
+    fusion_frames: int | None
     folder: Path
+    layout: Literal["cope", "llava", "llava-hf"]
+    notes: tuple[str, ...] = ()
+    hash_vision: Callable[[], str] = field(repr=False)
+
+    @cached_property
+    def vision_sha256(self) -> str:
+        """Hash of the vision tower's weights as they are stored; read from disk on first use for published ones."""
+        return self.hash_vision()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,18 +97,8 @@ class LoadedDeltaEncoder:
 
 
 def vision_tower_sha256(model: VideoLM) -> str:
-    """Return a hash over names, types, shapes and bytes of the vision tower's tensors, as 64 hex digits."""
-    return _sha256(model.base.model.vision_tower.state_dict())
-
-
-def _sha256(tensors: Mapping[str, Tensor]) -> str:
-    """Hash named tensors, whatever their order and device."""
-    digest = hashlib.sha256()
-    for name in sorted(tensors):
-        tensor = tensors[name].detach().cpu().contiguous()
-        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
+    """Return a hash over names, shapes and values of the vision tower's tensors, as 64 hex digits."""
+    return sha256_of_tensors(model.base.model.vision_tower.state_dict())
 
 
 def save_videolm(
@@ -118,11 +121,11 @@ def save_videolm(
     Raises:
         CheckpointError: the tokenizer does not fit the model.
     """
-    _check_tokenizer(model, tokenizer, folder)
+    check_tokenizer(tokenizer, _num_embeddings(model), folder)
     state = model.state_dict() if state_dict is None else state_dict
     base, delta = _below(state, "base."), _below(state, "delta_encoder.")
     encoder = model.delta_encoder
-    with new_folder(folder) as temporary, _quiet_transformers():
+    with new_folder(folder) as temporary, quiet_transformers():
         model.base.save_pretrained(temporary, state_dict=base)
         tokenizer.save_pretrained(temporary)
         if encoder is not None:
@@ -130,45 +133,128 @@ def save_videolm(
         values = {
             "delta_encoder": None if encoder is None else encoder.config.to_dict(),
             "fusion_frames": fusion_frames,
-            "vision_sha256": _sha256(_below(base, "model.vision_tower.")),
+            "vision_sha256": sha256_of_tensors(_below(base, "model.vision_tower.")),
         }
         _write_description(temporary, "videolm", values)
 
 
 def load_videolm(
-    folder: Path, *, device: str | torch.device = "cpu", dtype: torch.dtype | None = None
+    folder: Path,
+    *,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype | None = None,
+    device_map: DeviceMap | None = None,
+    attention: str = "sdpa",
+    delta_encoder: Path | None = None,
 ) -> LoadedVideoLM:
-    """Read a VideoLM.
+    """Read a VideoLM of any layout: cope's own, the original LLaVA one, or transformers'.
 
     Args:
-        folder: a folder that `save_videolm` wrote.
-        device: where to put it.
-        dtype: the type of its weights; None for the type they were saved in.
+        folder: a folder that `save_videolm` wrote, or a published checkpoint (docs/checkpoints.md).
+        device: where to put it, unless `device_map` says more.
+        dtype: the type of its weights; None for the type they are stored in.
+        device_map: spreads the base model over devices, memory and disk, as accelerate does it ("auto", or module
+            names and devices); the Delta-encoder goes where the projector is.
+        attention: "sdpa", "eager", or "flash_attention_2" where that is installed.
+        delta_encoder: folder of a pre-trained Delta-encoder that takes the place of the model's own, if any.
 
     Raises:
         PathNotFoundError: there is no such folder.
-        CheckpointError: a file, a field or a tensor is missing, left over, of another shape, kind or version.
+        CheckpointError: a file, a field or a tensor is missing, left over, of another shape, kind or version; or the
+            Delta-encoder is for another vision tower.
+        UsageError: attention, device map or memory cannot be had.
     """
-    values = _read_description(folder, "videolm")
-    base = _load_base(folder, dtype)
-    encoder = None
-    if values["delta_encoder"] is not None:
-        encoder = _load_delta_encoder(folder, values["delta_encoder"])
-        encoder.to(dtype=dtype)
-    elif (folder / DELTA_ENCODER_FILE).exists():
-        raise CheckpointError(f"{folder}: holds {DELTA_ENCODER_FILE}, but {COPE_FILE} says it has none", AGAIN)
-    model = VideoLM(base, encoder)
-    tokenizer = _load_tokenizer(folder)
-    _check_tokenizer(model, tokenizer, folder)
+    values = _read_own_description(folder)
+    checkpoint = read_base(folder, is_ours=values is not None)
+    base = load_base(checkpoint, dtype=dtype, device_map=device_map, attention=attention)
+    with naming(folder, "the base model"):
+        model = VideoLM(base, None if values is None else _own_delta_encoder(folder, values))
+    fusion_frames = None if values is None else values["fusion_frames"]
+    hash_vision = partial(stored_vision_sha256, checkpoint) if values is None else lambda: values["vision_sha256"]
+    if delta_encoder is not None:
+        named = load_delta_encoder(delta_encoder)
+        check_fits_tower(named, model, hash_vision(), folder)
+        model.delta_encoder, fusion_frames = named.delta_encoder, named.fusion_frames
+    tokenizer = load_tokenizer(folder, checkpoint.layout if values is None else "cope")
+    check_tokenizer(tokenizer, _num_embeddings(model), folder)
     base.generation_config.eos_token_id = tokenizer.convert_tokens_to_ids(TURN_END)
     base.generation_config.pad_token_id = tokenizer.pad_token_id
     return LoadedVideoLM(
-        model=model.to(device).eval(),
+        model=_placed(model, device, dtype, device_map).eval(),
         tokenizer=tokenizer,
-        fusion_frames=values["fusion_frames"],
-        vision_sha256=values["vision_sha256"],
+        fusion_frames=fusion_frames,
         folder=folder,
+        layout=checkpoint.layout if values is None else "cope",
+        notes=checkpoint.notes,
+        hash_vision=hash_vision,
     )
+
+
+def _read_own_description(folder: Path) -> dict[str, Any] | None:
+    """Return cope.json's fields; None for a published checkpoint, which has none."""
+    if not folder.is_dir():
+        raise PathNotFoundError(f"{folder}: no such folder", "Name the folder of a checkpoint.")
+    if (folder / COPE_FILE).is_file():
+        return _read_description(folder, "videolm")
+    if not (folder / "config.json").is_file():
+        raise CheckpointError(
+            f"{folder}: neither {COPE_FILE} nor config.json: not a checkpoint of cope, nor a published one",
+            LAYOUTS_HINT,
+        )
+    if (folder / DELTA_ENCODER_FILE).exists():
+        raise CheckpointError(f"{folder}: holds {DELTA_ENCODER_FILE}, but no {COPE_FILE}", AGAIN)
+    return None
+
+
+def _own_delta_encoder(folder: Path, values: Mapping[str, Any]) -> DeltaEncoder | None:
+    """Read the Delta-encoder of a videolm folder."""
+    if values["delta_encoder"] is not None:
+        return _load_delta_encoder(folder, values["delta_encoder"])
+    if (folder / DELTA_ENCODER_FILE).exists():
+        raise CheckpointError(f"{folder}: holds {DELTA_ENCODER_FILE}, but {COPE_FILE} says it has none", AGAIN)
+    return None
+
+
+def check_fits_tower(named: LoadedDeltaEncoder, model: VideoLM, vision_sha256: str, folder: Path) -> None:
+    """Refuse a Delta-encoder that was trained for another vision tower.
+
+    Args:
+        named: the Delta-encoder.
+        model: the model it is to serve.
+        vision_sha256: hash of the model's vision tower.
+        folder: the model's.
+
+    Raises:
+        CheckpointError: names both folders, what was found and what is needed.
+    """
+    wanted = {
+        "token width": (named.delta_encoder.config.out_width, model.base.config.vision_config.hidden_size),
+        "vision tower": (named.vision_sha256[:12], vision_sha256[:12]),
+    }
+    different = [f"{name} {found}, {needed} needed" for name, (found, needed) in wanted.items() if found != needed]
+    if different:
+        raise CheckpointError(
+            f"{named.folder}: this Delta-encoder is not for the vision tower of {folder}: {'; '.join(different)}",
+            f"Name another, or train one for it: `cope train pretrain --model {folder}`.",
+        )
+
+
+def _placed(
+    model: VideoLM, device: str | torch.device, dtype: torch.dtype | None, device_map: DeviceMap | None
+) -> VideoLM:
+    """Put a loaded model where it is to run; accelerate has done so with the base model, if there is a device map."""
+    if model.delta_encoder is not None:
+        model.delta_encoder.to(dtype=dtype)
+    with fitting_memory(device):
+        if device_map is None:
+            return model.to(device)
+        if model.delta_encoder is not None:
+            model.delta_encoder.to(execution_device(model.base.model.multi_modal_projector.linear_1))
+    return model
+
+
+def _num_embeddings(model: VideoLM) -> int:
+    return int(model.base.get_input_embeddings().weight.shape[0])
 
 
 def save_delta_encoder(
@@ -219,7 +305,7 @@ def load_delta_encoder(folder: Path) -> LoadedDeltaEncoder:
     alignment = None
     if values["alignment"] is not None:
         sizes = dict(values["alignment"])
-        with _naming(folder, "alignment"), torch.device("meta"):
+        with naming(folder, "alignment"), torch.device("meta"):
             rest = {name: sizes.pop(name) for name in ("token_width", "num_motion_tokens")}
             alignment = Alignment(AlignmentConfig(**sizes), **rest)
         _load_tensors(alignment, folder / ALIGNMENT_FILE)
@@ -254,13 +340,11 @@ def _read_description(folder: Path, kind: str) -> dict[str, Any]:
         raise CheckpointError(
             f"{folder}: no {COPE_FILE}, so it is not a checkpoint of cope", "Name a folder that cope wrote."
         )
-    with _naming(folder, COPE_FILE):
-        values = json.loads(path.read_text(encoding="utf-8"))
-    found = values if isinstance(values, dict) else {}
-    for field, expected in (("kind", kind), ("format_version", FORMAT_VERSION)):
-        if found.get(field) != expected:
+    found = read_json(path)
+    for name, expected in (("kind", kind), ("format_version", FORMAT_VERSION)):
+        if found.get(name) != expected:
             raise CheckpointError(
-                f"{path}: {field} {found.get(field)!r} found, {expected!r} expected",
+                f"{path}: {name} {found.get(name)!r} found, {expected!r} expected",
                 f"Name a checkpoint of kind {kind}, or use the version of cope that wrote this one "
                 f"({found.get('cope_version')}; this is {__version__}).",
             )
@@ -273,44 +357,9 @@ def _check_names(path: Path, found: set[str], expected: set[str]) -> None:
     if found != expected:
         missing, unexpected = sorted(expected - found), sorted(found - expected)
         raise CheckpointError(
-            f"{path}: {_listed(missing)} missing, {_listed(unexpected)} unexpected; {len(expected)} names expected",
+            f"{path}: {listed(missing)} missing, {listed(unexpected)} unexpected; {len(expected)} names expected",
             AGAIN,
         )
-
-
-def _listed(names: Iterable[str]) -> str:
-    """Return a count and the first names."""
-    listed = list(names)
-    return f"{len(listed)}" + (f" ({', '.join(listed[:5])}{', ...' if len(listed) > 5 else ''})" if listed else "")
-
-
-@contextlib.contextmanager
-def _naming(folder: Path, what: str) -> Iterator[None]:
-    """Turn the errors of a reader or a constructor into one that names the folder."""
-    from safetensors import SafetensorError
-
-    try:
-        yield
-    except (OSError, ValueError, TypeError, KeyError, RuntimeError, SafetensorError) as error:
-        if isinstance(error, CheckpointError):
-            raise
-        raise CheckpointError(f"{folder}: {what} cannot be read: {type(error).__name__}: {error}", AGAIN) from error
-
-
-@contextlib.contextmanager
-def _quiet_transformers() -> Iterator[None]:
-    """Keep transformers' progress bars and load reports off the screen: what they report becomes an error here."""
-    from transformers.utils import logging
-
-    verbosity, had_bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)
-        if had_bars:
-            logging.enable_progress_bar()
 
 
 def _write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
@@ -325,7 +374,7 @@ def _load_tensors(module: nn.Module, path: Path) -> None:
     """Fill a module built on the meta device from a safetensors file, every name and shape checked."""
     from safetensors.torch import load_file
 
-    with _naming(path.parent, path.name):
+    with naming(path.parent, path.name):
         found = load_file(path)
     expected = module.state_dict()
     _check_names(path, set(found), set(expected))
@@ -341,56 +390,7 @@ def _load_tensors(module: nn.Module, path: Path) -> None:
 
 def _load_delta_encoder(folder: Path, config: Mapping[str, Any]) -> DeltaEncoder:
     """Read the Delta-encoder of either kind of folder."""
-    with _naming(folder, "the Delta-encoder's configuration"), torch.device("meta"):
+    with naming(folder, "the Delta-encoder's configuration"), torch.device("meta"):
         encoder = DeltaEncoder(DeltaEncoderConfig.from_dict(config))
     _load_tensors(encoder, folder / DELTA_ENCODER_FILE)
     return encoder
-
-
-def _load_base(folder: Path, dtype: torch.dtype | None) -> Any:
-    """Read transformers' part of a videolm folder."""
-    from transformers import LlavaOnevisionForConditionalGeneration
-
-    with _naming(folder, "config.json"):
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        # transformers fills whatever is absent with the sizes of a 7B model.
-        if config["model_type"] != "llava_onevision" or not {"text_config", "vision_config"} <= set(config):
-            raise ValueError(f"model_type is {config['model_type']!r}, fields are {sorted(config)}")
-    with _naming(folder, "the base model"), _quiet_transformers():
-        base, info = LlavaOnevisionForConditionalGeneration.from_pretrained(
-            folder,
-            dtype="auto" if dtype is None else dtype,
-            output_loading_info=True,
-            local_files_only=True,
-            use_safetensors=True,
-            ignore_mismatched_sizes=True,  # reported in `info` by name, and refused below
-        )
-    problems = [f"{kind}: {_listed(map(str, found))}" for kind, found in sorted(info.items()) if found]
-    if problems:
-        raise CheckpointError(f"{folder}: the weights do not match config.json: {'; '.join(problems)}", AGAIN)
-    return base
-
-
-def _load_tokenizer(folder: Path) -> Any:
-    """Read the tokenizer from the folder, never from the network."""
-    from transformers import AutoTokenizer
-
-    for name in ("tokenizer.json", "tokenizer_config.json"):
-        if not (folder / name).is_file():
-            raise CheckpointError(f"{folder}: {name} is missing", AGAIN)
-    with _naming(folder, "the tokenizer"), _quiet_transformers():
-        return AutoTokenizer.from_pretrained(folder, local_files_only=True)
-
-
-def _check_tokenizer(model: VideoLM, tokenizer: Any, folder: Path) -> None:
-    """Refuse a tokenizer without the end of a turn, without padding, or with more tokens than embeddings."""
-    num_rows = model.base.get_input_embeddings().weight.shape[0]
-    problem = ""
-    if TURN_END not in tokenizer.get_vocab():
-        problem = f"has no {TURN_END}, which ends an answer"
-    elif tokenizer.pad_token_id is None:
-        problem = "has no padding token"
-    elif len(tokenizer) > num_rows:
-        problem = f"has {len(tokenizer)} tokens, the model {num_rows} embeddings"
-    if problem:
-        raise CheckpointError(f"{folder}: the tokenizer {problem}", "Use the tokenizer that belongs to the model.")

@@ -123,8 +123,8 @@ class VideoLM(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where inputs go."""
-        return next(self.base.parameters()).device
+        """Where inputs go: to the token embeddings, wherever the other parts are."""
+        return execution_device(self.base.get_input_embeddings())
 
     @property
     def vision_size_px(self) -> int:
@@ -184,8 +184,8 @@ class VideoLM(nn.Module):
             raise ValueError(f"rgb has shape {list(rgb.shape)}, expected [N, {size}, {size}, 3]")
         tower = self.base.model.vision_tower
         if len(rgb) == 0:
-            width = self.base.config.vision_config.hidden_size
-            return tower.embeddings.patch_embedding.weight.new_zeros((0, self.patches_per_side**2, width))
+            width, dtype = self.base.config.vision_config.hidden_size, tower.embeddings.patch_embedding.weight.dtype
+            return torch.zeros((0, self.patches_per_side**2, width), dtype=dtype, device=rgb.device)
         # SigLIP's preprocessing: to [0, 1], then mean 0.5 and standard deviation 0.5.
         pixels = (rgb.permute(0, 3, 1, 2).float().contiguous() / 255 - 0.5) / 0.5
         tokens: Tensor = tower.embeddings(pixels)
@@ -222,7 +222,8 @@ class VideoLM(nn.Module):
                 "Leave the P slots out, or use a model that was finetuned with Delta-tokens.",
             )
         projector = self.base.model.multi_modal_projector
-        tokens = self.delta_encoder(motion, residual, frame_size_px)
+        device = execution_device(self.delta_encoder.motion_branch)
+        tokens = self.delta_encoder(motion.to(device), residual.to(device), frame_size_px.to(device))
         output: Tensor = projector(tokens.to(projector.linear_1.weight.dtype))
         return output
 
@@ -239,6 +240,7 @@ class VideoLM(nn.Module):
         """
         is_visual = batch.token_kind != TokenKind.TEXT
         embeddings: Tensor = self.base.get_input_embeddings()(batch.input_ids.masked_fill(is_visual, 0))
+        embeddings = embeddings.to(is_visual.device)
         visual = self.visual_embeddings(batch) if visual is None else visual
         return _scatter(embeddings, is_visual, "visual", visual)
 
@@ -249,7 +251,7 @@ class VideoLM(nn.Module):
             ValueError: `token_kind` asks for another number of features than the frames and P slots give.
         """
         kinds = batch.token_kind[batch.token_kind != TokenKind.TEXT]
-        rows = self.base.model.image_newline.expand(len(kinds), -1)
+        rows = self.base.model.image_newline.to(kinds.device).expand(len(kinds), -1)
         rows = _scatter(rows, kinds == TokenKind.RGB, "RGB", self.rgb_tokens(batch.rgb))
         return _scatter(rows, kinds == TokenKind.DELTA, "DELTA", self._shown_delta_tokens(batch))
 
@@ -285,7 +287,7 @@ class VideoLM(nn.Module):
             return VideoLMOutput(loss=None, logits=self.base.lm_head(hidden))
         labels = batch.labels[:, 1:]
         wanted = labels != IGNORED_LABEL
-        logits = self.base.lm_head(hidden[:, :-1][wanted])
+        logits = self.base.lm_head(hidden.to(labels.device)[:, :-1][wanted]).to(labels.device)
         total = functional.cross_entropy(logits.float(), labels[wanted], reduction="sum")
         divisor = max(len(logits), 1) if num_items_in_batch is None else num_items_in_batch
         return VideoLMOutput(loss=total / divisor, logits=logits)
@@ -295,13 +297,13 @@ class VideoLM(nn.Module):
         device, total = batch.input_ids.device, torch.zeros((), device=batch.input_ids.device)
         if len(batch.rgb) == 0:
             frame = torch.zeros((1, self.vision_size_px, self.vision_size_px, 3), dtype=torch.uint8, device=device)
-            total = total + 0.0 * self.rgb_tokens(frame).float().mean()
+            total = total + 0.0 * self.rgb_tokens(frame).float().mean().to(device)
         if self.delta_encoder is not None and (len(batch.motion) == 0 or batch.delta_mode == "zero"):
             side = self.delta_encoder.config.grid_px
             motion = torch.zeros((1, 2, side, side), dtype=torch.int16, device=device)
             residual = torch.zeros((1, side, side, 3), dtype=torch.int16, device=device)
             size = torch.ones((1, 2), dtype=torch.int32, device=device)
-            total = total + 0.0 * self.delta_tokens(motion, residual, size).float().mean()
+            total = total + 0.0 * self.delta_tokens(motion, residual, size).float().mean().to(device)
         return total
 
     def new_cache(self) -> Any:
@@ -363,6 +365,14 @@ class VideoLM(nn.Module):
         return output
 
 
+def execution_device(module: nn.Module) -> torch.device:
+    """Return where a module computes: where its weights are, or will be fetched to if accelerate has offloaded them."""
+    hook = getattr(module, "_hf_hook", None)
+    places = [getattr(part, "execution_device", None) for part in getattr(hook, "hooks", (hook,))]
+    place = next((place for place in places if place is not None), None)
+    return next(module.parameters()).device if place is None else torch.device(place)
+
+
 def _check_base(config: Any) -> None:
     """Refuse base models whose vision features are not a plain grid of patches."""
     found = {
@@ -392,7 +402,7 @@ def _scatter(embeddings: Tensor, mask: Tensor, name: str, features: Tensor) -> T
     num_positions = int(mask.sum())
     if num_positions != len(rows):
         raise ValueError(f"token_kind has {num_positions} {name} positions, the inputs give {len(rows)} features")
-    return embeddings.masked_scatter(mask[..., None], rows.to(embeddings.device, embeddings.dtype))
+    return embeddings.masked_scatter(mask[..., None], rows.to(embeddings))
 
 
 def _generation_config(max_new_tokens: int, temperature: float, top_p: float) -> Any:

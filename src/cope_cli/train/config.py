@@ -25,7 +25,7 @@ class TrainConfig:
     """What both stages share.
 
     Attributes:
-        model: folder of a VideoLM; None builds the small seeded model.
+        model: folder or Hub id of a VideoLM or of a published base model; None builds the small seeded model.
         fusion_frames: the fusion window s of the cache entries to train on, in frames.
         grid_px: their grid.
         steps: optimiser steps; None: `epochs`.
@@ -46,7 +46,7 @@ class TrainConfig:
         skip_bad: leave out samples that cannot be read, by name, instead of stopping.
     """
 
-    model: Path | None = None
+    model: Path | str | None = None
     fusion_frames: int = 30
     grid_px: int = 224
     steps: int | None = None
@@ -150,8 +150,8 @@ class FinetuneConfig(TrainConfig):
         video_root: folder that its video paths are relative to; None compares the ends of paths.
         keyframes: keyframes per GOP, K.
         max_gops: longer videos are shown by this many evenly spaced GOPs.
-        delta_encoder: a pretrain run, the folder of a Delta-encoder, or `fresh`; None: that of the model if it has
-            one, else that of the newest finished pretrain run, else a fresh one.
+        delta_encoder: a pretrain run or its name, the folder of a Delta-encoder, or `fresh`; None: that of the model
+            if it has one, else that of the newest finished pretrain run for its vision tower, else a fresh one.
         delta_preset: preset of a fresh one; None: `small` for the small model, `paper` for others.
         train_vision: train the vision tower too.
         vision_learning_rate: at this peak rate.

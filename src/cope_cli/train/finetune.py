@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from cope_cli.cache.store import Cache
@@ -18,18 +19,19 @@ from cope_cli.data.conversations import read_items
 from cope_cli.data.datasets import BadSample, FinetuneDataset
 from cope_cli.data.prompt import PromptBuilder
 from cope_cli.errors import CheckpointError, DataError
-from cope_cli.model.checkpoint import COPE_FILE, load_delta_encoder, load_videolm, save_videolm
+from cope_cli.model.checkpoint import LoadedDeltaEncoder, load_delta_encoder, load_videolm, save_videolm
 from cope_cli.model.delta_encoder import DeltaEncoder
 from cope_cli.model.videolm import VideoLM, VideoLMBatch
 from cope_cli.train.batches import ErrorsAsSamples, FinetuneCollator
 from cope_cli.train.config import FRESH, FinetuneConfig
-from cope_cli.train.runs import RunFolder, newest_checkpoint, newest_finished_run, result_folder
+from cope_cli.train.runs import RunFolder, finished_runs, newest_checkpoint, result_folder
 from cope_cli.train.setup import (
     Base,
     OnBegin,
     OnFrames,
     OnProgress,
     add_frames,
+    delta_encoder_folder,
     fresh_delta_encoder,
     load_base,
     open_index,
@@ -91,22 +93,25 @@ def choose_delta_encoder(base: Base, config: FinetuneConfig, runs_root: Path) ->
     if config.delta_encoder == FRESH:
         return fresh_delta_encoder(base, config, config.delta_preset), "fresh, as asked for"
     if config.delta_encoder is not None:
-        folder = Path(config.delta_encoder)
-        folder = folder if (folder / COPE_FILE).is_file() else result_folder(folder, "pretrain")
-        return _pretrained(folder, base, config), str(folder)
+        folder = delta_encoder_folder(config.delta_encoder, runs_root)
+        return _checked(load_delta_encoder(folder), base, config), str(folder)
     if config.model is not None and base.model.delta_encoder is not None:
         _check_fit(str(config.model), base.model.delta_encoder, base.fusion_frames, base.vision_sha256, base, config)
         return base.model.delta_encoder, "the model's own"
-    run = newest_finished_run(runs_root, "pretrain")
-    if run is None:
-        return fresh_delta_encoder(base, config, config.delta_preset), f"fresh: no finished pretrain run in {runs_root}"
-    folder = result_folder(run, "pretrain")
-    return _pretrained(folder, base, config), f"{folder}, the newest finished pretrain run"
+    runs = finished_runs(runs_root, "pretrain")
+    for run in runs:
+        folder = result_folder(run, "pretrain")
+        loaded = load_delta_encoder(folder)
+        # A run for another model is no candidate. The small model has no name that would set its runs apart.
+        if config.model is None or loaded.vision_sha256 == base.vision_sha256:
+            return _checked(loaded, base, config), f"{folder}, the newest finished pretrain run"
+    why = f"none of the {len(runs)} finished pretrain runs in {runs_root} is for this vision tower"
+    fresh = fresh_delta_encoder(base, config, config.delta_preset)
+    return fresh, f"fresh: {why if runs else f'no finished pretrain run in {runs_root}'}"
 
 
-def _pretrained(folder: Path, base: Base, config: FinetuneConfig) -> DeltaEncoder:
-    loaded = load_delta_encoder(folder)
-    _check_fit(str(folder), loaded.delta_encoder, loaded.fusion_frames, loaded.vision_sha256, base, config)
+def _checked(loaded: LoadedDeltaEncoder, base: Base, config: FinetuneConfig) -> DeltaEncoder:
+    _check_fit(str(loaded.folder), loaded.delta_encoder, loaded.fusion_frames, loaded.vision_sha256, base, config)
     return loaded.delta_encoder
 
 
@@ -194,7 +199,8 @@ def finetune(
 
     run = RunFolder(run_folder, "finetune")
     run.check(config.settings(), resume=resume)
-    base = load_base(config)
+    # In float32, whatever they are stored in: bfloat16 weights would not feel a step of 1e-5.
+    base = load_base(config, torch.float32)
     checkpoint = newest_checkpoint(run_folder)
     if checkpoint is None:
         base.model.delta_encoder, source = choose_delta_encoder(base, config, run_folder.parent)

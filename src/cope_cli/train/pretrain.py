@@ -69,7 +69,7 @@ class PretrainModel(nn.Module):
         vision.base.lm_head = nn.Identity()
         for part in ("language_model", "multi_modal_projector"):
             setattr(vision.base.model, part, nn.Identity())
-        self.vision = vision.requires_grad_(False)
+        self.vision = vision.float().requires_grad_(False)  # a target to be met: not rounded to a stored bfloat16
         self.delta_encoder = delta_encoder
         self.alignment = alignment
 

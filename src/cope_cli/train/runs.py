@@ -151,7 +151,12 @@ def next_run_name(runs_root: Path, kind: Kind) -> str:
 
 
 def newest_finished_run(runs_root: Path, kind: Kind) -> Path | None:
-    """Return the run of a kind that finished last, or None. Unfinished runs and other folders are passed over."""
+    """Return the run of a kind that finished last, or None."""
+    return next(iter(finished_runs(runs_root, kind)), None)
+
+
+def finished_runs(runs_root: Path, kind: Kind) -> list[Path]:
+    """Return the finished runs of a kind, the newest first. Unfinished runs and other folders are passed over."""
     found: list[tuple[float, Path]] = []
     for status_file in runs_root.glob("*/status.json"):
         try:
@@ -164,7 +169,7 @@ def newest_finished_run(runs_root: Path, kind: Kind) -> Path | None:
             and result_folder(status_file.parent, kind).is_dir()
         ):
             found.append((float(status["unix_seconds"]), status_file.parent))
-    return max(found)[1] if found else None
+    return [run for _, run in sorted(found, reverse=True)]
 
 
 def result_folder(run: Path, kind: Kind) -> Path:

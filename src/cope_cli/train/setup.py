@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,13 +14,15 @@ from cope_cli.cache.store import Cache, PrimitivesEntry
 from cope_cli.codec.versions import library_versions
 from cope_cli.data.datasets import BadSample
 from cope_cli.data.videos import VideoIndex
-from cope_cli.errors import CopeError, DataError, EntryNotFoundError
-from cope_cli.model.checkpoint import load_videolm, vision_tower_sha256
+from cope_cli.errors import CheckpointError, CopeError, DataError, EntryNotFoundError, PathNotFoundError
+from cope_cli.model.checkpoint import COPE_FILE, load_videolm, vision_tower_sha256
 from cope_cli.model.delta_encoder import DeltaEncoder, DeltaEncoderConfig
+from cope_cli.model.hub import model_folder
 from cope_cli.model.small import build_small_videolm
 from cope_cli.model.videolm import VideoLM
 from cope_cli.stages.frames import ensure_frames
 from cope_cli.train.config import TrainConfig
+from cope_cli.train.runs import result_folder
 
 #: Called with (step, steps in all, what was logged).
 OnProgress = Callable[[int, int, Mapping[str, float]], None]
@@ -36,10 +39,11 @@ class Base:
     """The model that training starts from.
 
     Attributes:
-        model: in float32 or the type of its checkpoint.
+        model: in the type that `load_base` was asked for.
         tokenizer: its tokenizer.
         vision_sha256: hash of its vision tower.
-        fusion_frames: the fusion window it was trained with; None for the small model, which was not.
+        fusion_frames: the fusion window it was trained with; None for the small model and published ones, which
+            were not.
         described: in words, for the run's record.
     """
 
@@ -50,8 +54,12 @@ class Base:
     described: str
 
 
-def load_base(config: TrainConfig) -> Base:
+def load_base(config: TrainConfig, dtype: torch.dtype | None = None) -> Base:
     """Read the model of `--model`, or build the small seeded one.
+
+    Args:
+        config: names the model: any that `load_videolm` reads, or a Hub id.
+        dtype: the type of its weights; None for the type they are stored in.
 
     Raises:
         PathNotFoundError, CheckpointError: the folder cannot be used.
@@ -65,14 +73,36 @@ def load_base(config: TrainConfig) -> Base:
             fusion_frames=None,
             described=f"small seeded model (random weights, seed {SMALL_MODEL_SEED}): no --model was given",
         )
-    loaded = load_videolm(config.model)
+    loaded = load_videolm(model_folder(config.model), dtype=dtype)
     return Base(
         model=loaded.model,
         tokenizer=loaded.tokenizer,
         vision_sha256=vision_tower_sha256(loaded.model),
         fusion_frames=loaded.fusion_frames,
-        described=str(config.model),
+        described=" ".join((f"{config.model}", *(f"({note})" for note in loaded.notes))),
     )
+
+
+def delta_encoder_folder(named: str | Path, runs_root: Path) -> Path:
+    """Return the folder of a pre-trained Delta-encoder.
+
+    Args:
+        named: that folder, a finished pretrain run with one inside, or such a run's name.
+        runs_root: where the run of that name is.
+
+    Raises:
+        PathNotFoundError: there is no such folder.
+        CheckpointError: it is neither.
+    """
+    found = [folder for folder in (Path(named), runs_root / named) if folder.is_dir()]
+    for folder in found:
+        for inside in (folder, result_folder(folder, "pretrain")):
+            if (inside / COPE_FILE).is_file():
+                return inside
+    hint = "Name a finished pretrain run, or the delta_encoder folder in it; `cope train pretrain` makes one."
+    if not found:
+        raise PathNotFoundError(f"--delta-encoder {named}: no such folder, and no such run in {runs_root}", hint)
+    raise CheckpointError(f"{found[0]}: neither a Delta-encoder nor a finished pretrain run", hint)
 
 
 def fresh_delta_encoder(base: Base, config: TrainConfig, preset: str | None) -> DeltaEncoder:

@@ -59,7 +59,7 @@ ERAS: dict[str, tuple[str, str, str, str, str, str]] = {
 }
 TOWER_FOLDER = "tower"
 
-#: config.json of the published 7B model, as far as it is known (shared/facts/llava.md 1.2).
+#: config.json of the published 7B model, as far as it is known.
 FLAT_7B: Mapping[str, Any] = {
     "architectures": ["LlavaQwenForCausalLM"],
     "model_type": "llava",

@@ -7,9 +7,9 @@ from pathlib import Path
 import torch
 
 from cope_cli.errors import CheckpointError, UsageError
-from cope_cli.model.base import DeviceMap
 from cope_cli.model.checkpoint import LoadedVideoLM, load_videolm
 from cope_cli.model.hub import model_folder
+from cope_cli.model.placement import DeviceMap
 from cope_cli.train.runs import newest_finished_run
 from cope_cli.train.setup import delta_encoder_folder
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import re
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from math import prod
 from typing import Any, Literal, get_args
 
@@ -14,15 +13,12 @@ import torch
 from torch import nn
 
 from cope_cli.errors import CheckpointError, UsageError
+from cope_cli.model.placement import NAMED_MAPS, DeviceMap, execution_device, fitting_memory
 from cope_cli.model.published import LAYOUTS_HINT, BaseCheckpoint
 from cope_cli.model.reading import AGAIN, listed, naming, quiet_transformers, sha256_of
-from cope_cli.model.videolm import execution_device
 
-#: Where parts of a model go: a name that accelerate resolves, a device, or module names and devices.
-DeviceMap = str | Mapping[str, int | str | torch.device]
 Attention = Literal["sdpa", "eager", "flash_attention_2"]
 
-_NAMED_MAPS = ("auto", "balanced", "balanced_low_0", "sequential")
 _TYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 _HEAD, _EMBEDDING, _NEWLINE = "lm_head.weight", "model.language_model.embed_tokens.weight", "model.image_newline"
 _TOWER = "model.vision_tower."
@@ -107,8 +103,8 @@ def load_base(
     from transformers import GenerationConfig, LlavaOnevisionForConditionalGeneration
 
     _check_attention(attention)
-    if isinstance(device_map, str) and device_map not in _NAMED_MAPS:
-        raise UsageError(f"--device-map {device_map}: expected one of {', '.join(_NAMED_MAPS)}")
+    if isinstance(device_map, str) and device_map not in NAMED_MAPS:
+        raise UsageError(f"--device-map {device_map}: expected one of {', '.join(NAMED_MAPS)}")
     check_tensors(checkpoint)
     folder = checkpoint.folder
     with (
@@ -152,18 +148,6 @@ def _check_attention(attention: str) -> None:
             "--attention flash_attention_2: it needs a CUDA device and the package flash-attn",
             "`pip install flash-attn --no-build-isolation`, or take --attention sdpa.",
         )
-
-
-@contextlib.contextmanager
-def fitting_memory(what: object) -> Iterator[None]:
-    """Say in words that a device's memory is too small for a model."""
-    try:
-        yield
-    except torch.OutOfMemoryError as error:
-        raise UsageError(
-            f"{what}: the device's memory is too small: {str(error).splitlines()[0]}",
-            "Take --dtype bf16, spread it over several devices with --device-map auto, or use --device cpu.",
-        ) from error
 
 
 def _keep_newline(base: Any, checkpoint: BaseCheckpoint) -> None:

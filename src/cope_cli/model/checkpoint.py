@@ -14,7 +14,7 @@ Loading compares every tensor's name and shape with what the configuration calls
 afresh in silence. Only safetensors and JSON, so that a checkpoint from somewhere else runs no code.
 
 The model package's files: `reading` (JSON, headers), `published` (which base model a folder holds), `base` (loading
-it), `tokenizer`, `hub` (a name becomes a folder) and this one.
+it), `placement` (on which devices), `tokenizer`, `hub` (a name becomes a folder) and this one.
 """
 
 from __future__ import annotations
@@ -32,12 +32,13 @@ from cope_cli import __version__
 from cope_cli.errors import CheckpointError, PathNotFoundError
 from cope_cli.files import new_folder, write_json
 from cope_cli.model.alignment import Alignment, AlignmentConfig
-from cope_cli.model.base import DeviceMap, fitting_memory, load_base, stored_vision_sha256
+from cope_cli.model.base import load_base, stored_vision_sha256
 from cope_cli.model.delta_encoder import DeltaEncoder, DeltaEncoderConfig
+from cope_cli.model.placement import DeviceMap, execution_device, fitting_memory
 from cope_cli.model.published import LAYOUTS_HINT, read_base
 from cope_cli.model.reading import AGAIN, listed, naming, quiet_transformers, read_json, sha256_of_tensors
 from cope_cli.model.tokenizer import TURN_END, check_tokenizer, load_tokenizer
-from cope_cli.model.videolm import VideoLM, execution_device
+from cope_cli.model.videolm import VideoLM
 
 FORMAT_VERSION = 1
 COPE_FILE = "cope.json"

@@ -28,6 +28,7 @@ from torch.nn import functional
 
 from cope_cli.errors import CheckpointError, UsageError
 from cope_cli.model.delta_encoder import DeltaEncoder
+from cope_cli.model.placement import execution_device
 from cope_cli.model.token_plan import TokenCosts, TokenKind
 
 IGNORED_LABEL = -100
@@ -363,14 +364,6 @@ class VideoLM(nn.Module):
             **options,
         )
         return output
-
-
-def execution_device(module: nn.Module) -> torch.device:
-    """Return where a module computes: where its weights are, or will be fetched to if accelerate has offloaded them."""
-    hook = getattr(module, "_hf_hook", None)
-    places = [getattr(part, "execution_device", None) for part in getattr(hook, "hooks", (hook,))]
-    place = next((place for place in places if place is not None), None)
-    return next(module.parameters()).device if place is None else torch.device(place)
 
 
 def _check_base(config: Any) -> None:

@@ -1,0 +1,36 @@
+"""Where the parts of a model are, and what is said if they do not fit there."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+
+import torch
+from torch import nn
+
+from cope_cli.errors import UsageError
+
+#: Where parts of a model go: a name that accelerate resolves, or module names and devices.
+DeviceMap = str | Mapping[str, int | str | torch.device]
+#: The names.
+NAMED_MAPS = ("auto", "balanced", "balanced_low_0", "sequential")
+
+
+def execution_device(module: nn.Module) -> torch.device:
+    """Return where a module computes: where its weights are, or will be fetched to if accelerate has offloaded them."""
+    hook = getattr(module, "_hf_hook", None)
+    places = [getattr(part, "execution_device", None) for part in getattr(hook, "hooks", (hook,))]
+    place = next((place for place in places if place is not None), None)
+    return next(module.parameters()).device if place is None else torch.device(place)
+
+
+@contextlib.contextmanager
+def fitting_memory(what: object) -> Iterator[None]:
+    """Say in words that a device's memory is too small for a model."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise UsageError(
+            f"{what}: the device's memory is too small: {str(error).splitlines()[0]}",
+            "Take --dtype bf16, spread it over several devices with --device-map auto, or use --device cpu.",
+        ) from error

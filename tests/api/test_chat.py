@@ -70,6 +70,7 @@ def test_a_terminal_has_a_prompt_history_and_line_editing(chat, tmp_path, reques
     os.write(leader, b"What hapened\x1b[D\x1b[D\x1b[D\x1b[Dp\n")  # the p goes in four characters to the left
     wait_for(b"first token after")
     wait_for(b"> ")
+    time.sleep(1)  # between showing the prompt and waiting for keys, readline would see the signal at the next key only
     process.send_signal(signal.SIGINT)  # what Ctrl-C does
     wait_for(b"/quit leaves")
     wait_for(b"> ")

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from cope_cli.api.models import DTYPES, check_delta_mode, find_model, load_model
+from cope_cli.api.shown import AskConfig, notes
 from cope_cli.errors import CheckpointError, PathNotFoundError, UsageError
 from cope_cli.files import write_json
 from cope_cli.model.checkpoint import load_videolm, save_delta_encoder
@@ -140,6 +141,17 @@ def test_a_base_model_answers_without_delta_tokens_only(folder: Path) -> None:
             check_delta_mode(loaded, mode)
         for way in ("--delta off", "cope train pretrain --model", "cope train finetune --model", "--delta-encoder"):
             assert way in caught.value.hint
+
+
+def test_what_a_reader_of_the_answers_should_know_is_noted(folder: Path, run: Path) -> None:
+    base = load_model(folder, "cpu")
+    assert any("no Delta-encoder" in note for note in notes(base, AskConfig(delta="off")))
+    with_encoder = load_model(folder, "cpu", delta_encoder=run)
+    assert notes(with_encoder, AskConfig(fusion_frames=15)) == notes(with_encoder, AskConfig()) == list(base.notes)
+    assert (
+        "fusion window 30: the Delta-encoder was trained with 15"
+        in notes(with_encoder, AskConfig(fusion_frames=30))[-1]
+    )
 
 
 def test_a_device_map_needs_no_device(folder: Path) -> None:

@@ -85,8 +85,9 @@ def notes(loaded: LoadedVideoLM, config: AskConfig) -> list[str]:
     """Return what whoever reads the answers should know about model and settings."""
     found = list(loaded.notes)
     if loaded.model.delta_encoder is None:
-        found.append("no Delta-encoder: only the RGB slots are shown, which takes no training (paper H.4)")
-    elif config.fusion_frames not in (0, loaded.fusion_frames) and config.delta == "on":
+        if config.delta == "off":
+            found.append("no Delta-encoder: only the RGB slots are shown, which takes no training (paper H.4)")
+    elif config.delta == "on" and config.fusion_frames not in (0, loaded.fusion_frames):
         found.append(
             f"fusion window {config.fusion_frames}: the Delta-encoder was trained with {loaded.fusion_frames}, "
             "on shorter or longer motion than it is shown now"

@@ -18,7 +18,7 @@ Legend: B batch, L tokens, N RGB frames, P P-slots, V vision input side, G grid 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, NamedTuple
 
@@ -31,6 +31,7 @@ from cope_cli.model.delta_encoder import DeltaEncoder
 from cope_cli.model.token_plan import TokenCosts, TokenKind
 
 IGNORED_LABEL = -100
+CHUNK_FRAMES = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,9 +182,9 @@ class VideoLM(nn.Module):
         if len(rgb) == 0:
             width = self.base.config.vision_config.hidden_size
             return tower.embeddings.patch_embedding.weight.new_zeros((0, self.patches_per_side**2, width))
-        # SigLIP's preprocessing: to [0, 1], then mean 0.5 and standard deviation 0.5.
-        pixels = (rgb.permute(0, 3, 1, 2).float().contiguous() / 255 - 0.5) / 0.5
-        tokens: Tensor = tower.embeddings(pixels)
+        # SigLIP's preprocessing: to [0, 1], then mean 0.5 and standard deviation 0.5; in one array, turned round once.
+        pixels = rgb.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format)
+        tokens: Tensor = tower.embeddings(pixels.mul_(2 / 255).sub_(1))
         for layer in self._vision_layers():
             tokens = layer(tokens, None)
         return tokens
@@ -197,11 +198,26 @@ class VideoLM(nn.Module):
         Returns:
             (N, rows * cols, D_llm), row by row, without newlines.
         """
-        projected = self.base.model.multi_modal_projector(self.vision_tokens(rgb))
-        if len(rgb) == 0:
-            return projected[:, : self.token_costs.grid_rows**2]
-        side, costs = self.patches_per_side, self.token_costs
-        planes = projected.transpose(1, 2).reshape(len(rgb), -1, side, side)
+        parts = [self.pooled_tokens(self.vision_tokens(chunk)) for chunk in self.frame_chunks(rgb)]
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+    def frame_chunks(self, rgb: Tensor) -> Sequence[Tensor]:
+        """Cut frames (N, V, V, 3) into portions whose activations stay small; at least one, which may be empty.
+
+        All in one where gradients are wanted, which keep all activations anyway, and where several ranks compute: those
+        must call each module equally often, however many frames each has.
+        """
+        if torch.is_grad_enabled() or (torch.distributed.is_available() and torch.distributed.is_initialized()):
+            return (rgb,)
+        return torch.split(rgb, CHUNK_FRAMES) or (rgb,)
+
+    def pooled_tokens(self, vision_tokens: Tensor) -> Tensor:
+        """Return vision tokens (N, M, D_vision) projected and pooled: (N, rows * cols, D_llm)."""
+        projected: Tensor = self.base.model.multi_modal_projector(vision_tokens)
+        num, side, costs = len(vision_tokens), self.patches_per_side, self.token_costs
+        if num == 0:
+            return projected[:, : costs.grid_rows**2]
+        planes = projected.transpose(1, 2).reshape(num, -1, side, side)
         pooled = functional.interpolate(planes, (costs.grid_rows, costs.grid_cols), mode="bilinear")
         return pooled.flatten(2).transpose(1, 2)
 

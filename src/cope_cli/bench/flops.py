@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from cope_cli.model.delta_encoder import DeltaEncoderConfig
 
 BYTES_PER_VALUE = 2  # bfloat16
-GPU_BYTES = (24_000_000_000, 48_000_000_000, 80_000_000_000, 141_000_000_000)
+GPU_BYTES = (24_000_000_000, 48_000_000_000, 80_000_000_000, 141_000_000_000, 640_000_000_000)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -217,9 +217,9 @@ class LengthRow:
     """The longest video under one limit, visual tokens only, one slot a second.
 
     Attributes:
-        geometry: its name.
+        geometry: its name; "any" for a context, which geometries of the same tokens per slot fill alike.
         limit: "context" or "GPU".
-        limit_size: tokens of the context, or bytes of the GPU's memory (10^9 a GB).
+        limit_size: tokens of the context, or bytes of memory, of one GPU or of several together (10^9 a GB).
         tokens: positions that fit: on a GPU, what bfloat16 weights leave for the key-value cache, activations not
             counted; 0 if not even the weights fit.
         hours: length by keyframes per GOP; 8 is every slot as RGB.
@@ -261,17 +261,23 @@ def cost_table(geometries: list[Geometry]) -> list[CostRow]:
 
 
 def length_table(geometries: list[Geometry]) -> list[LengthRow]:
-    """Work out the longest video per context (whatever the geometry's own) and per GPU memory."""
-    rows = []
+    """Work out the longest video per context, whatever a model's own, and per GPU memory.
+
+    Args:
+        geometries: models of the same tokens per slot.
+    """
+    rows = [_length_row("any", geometries[0], "context", context, context) for context in CONTEXTS]
     for geometry in geometries:
-        limits = [("context", context, context) for context in CONTEXTS]
         for memory in GPU_BYTES:
             left = memory - BYTES_PER_VALUE * geometry.num_parameters
-            limits.append(("GPU", memory, max(left, 0) // kv_bytes_per_token(geometry)))
-        for limit, size, tokens in limits:
-            hours = {
-                keyframes: tokens / visual_tokens(geometry, shape_of(1, keyframes)) * SECONDS_PER_GOP / 3600
-                for keyframes in (*KEYFRAMES, SLOTS_PER_GOP)
-            }
-            rows.append(LengthRow(geometry=geometry.name, limit=limit, limit_size=size, tokens=tokens, hours=hours))
+            tokens = max(left, 0) // kv_bytes_per_token(geometry)
+            rows.append(_length_row(geometry.name, geometry, "GPU", memory, tokens))
     return rows
+
+
+def _length_row(name: str, geometry: Geometry, limit: str, size: int, tokens: int) -> LengthRow:
+    hours = {
+        keyframes: tokens / visual_tokens(geometry, shape_of(1, keyframes)) * SECONDS_PER_GOP / 3600
+        for keyframes in (*KEYFRAMES, SLOTS_PER_GOP)
+    }
+    return LengthRow(geometry=name, limit=limit, limit_size=size, tokens=tokens, hours=hours)

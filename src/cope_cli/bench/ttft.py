@@ -261,7 +261,7 @@ class Runner:
     def _embed(self, batch: VideoLMBatch, watch: Stopwatch) -> Tensor:
         """Return the language model's inputs (1, L, D)."""
         model, rgb = self.model, []
-        for chunk in model.frame_chunks(batch.rgb):
+        for chunk in model.chunks(batch.rgb):
             with watch("vision"):
                 tokens = model.vision_tokens(chunk.to(self.device))
             with watch("projector"):

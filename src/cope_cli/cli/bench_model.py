@@ -126,7 +126,7 @@ def _show_ttft(report: TtftReport) -> None:
     columns = ["64 slots", "RGB", "P", "visual tokens", "text", "TTFT saving", "FLOP bound", "without text"]
     show.print_table(
         f"Against 64 RGB frames; {where}",
-        [*columns, f"to the last of {report.num_new_tokens}"],
+        [*columns, f"with {report.num_new_tokens} new tokens"],
         [
             (
                 r.configuration,
@@ -227,7 +227,7 @@ def _show_lengths(rows: list[LengthRow]) -> None:
     def limit(row: LengthRow) -> str:
         if row.limit == "context":
             return f"context of {row.limit_size:,}"
-        return f"GPU of {row.limit_size / 1e9:.0f} GB"
+        return f"GPU memory of {row.limit_size / 1e9:.0f} GB"
 
     show.print_table(
         "Longest video in hours at a slot a second, visual tokens only; GPU: bfloat16 weights and KV cache",

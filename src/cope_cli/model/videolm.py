@@ -31,7 +31,8 @@ from cope_cli.model.delta_encoder import DeltaEncoder
 from cope_cli.model.token_plan import TokenCosts, TokenKind
 
 IGNORED_LABEL = -100
-CHUNK_FRAMES = 8
+#: Frames or P slots at a time, without gradients: on a CPU what its cache holds of their activations.
+CPU_CHUNK, GPU_CHUNK = 4, 64
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,7 +185,8 @@ class VideoLM(nn.Module):
             return tower.embeddings.patch_embedding.weight.new_zeros((0, self.patches_per_side**2, width))
         # SigLIP's preprocessing: to [0, 1], then mean 0.5 and standard deviation 0.5; in one array, turned round once.
         pixels = rgb.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format)
-        tokens: Tensor = tower.embeddings(pixels.mul_(2 / 255).sub_(1))
+        # The patches come out of a convolution, channels first: turned round here once, or every layer does it again.
+        tokens: Tensor = tower.embeddings(pixels.mul_(2 / 255).sub_(1)).contiguous()
         for layer in self._vision_layers():
             tokens = layer(tokens, None)
         return tokens
@@ -198,18 +200,18 @@ class VideoLM(nn.Module):
         Returns:
             (N, rows * cols, D_llm), row by row, without newlines.
         """
-        parts = [self.pooled_tokens(self.vision_tokens(chunk)) for chunk in self.frame_chunks(rgb)]
+        parts = [self.pooled_tokens(self.vision_tokens(chunk)) for chunk in self.chunks(rgb)]
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
-    def frame_chunks(self, rgb: Tensor) -> Sequence[Tensor]:
-        """Cut frames (N, V, V, 3) into portions whose activations stay small; at least one, which may be empty.
+    def chunks(self, items: Tensor) -> Sequence[Tensor]:
+        """Cut frames, or what P slots are made of, into portions whose activations stay small; at least one.
 
         All in one where gradients are wanted, which keep all activations anyway, and where several ranks compute: those
-        must call each module equally often, however many frames each has.
+        must call each module equally often, however many items each has.
         """
         if torch.is_grad_enabled() or (torch.distributed.is_available() and torch.distributed.is_initialized()):
-            return (rgb,)
-        return torch.split(rgb, CHUNK_FRAMES) or (rgb,)
+            return (items,)
+        return torch.split(items, CPU_CHUNK if items.device.type == "cpu" else GPU_CHUNK)
 
     def pooled_tokens(self, vision_tokens: Tensor) -> Tensor:
         """Return vision tokens (N, M, D_vision) projected and pooled: (N, rows * cols, D_llm)."""
@@ -233,7 +235,8 @@ class VideoLM(nn.Module):
                 "Leave the P slots out, or use a model that was finetuned with Delta-tokens.",
             )
         projector = self.base.model.multi_modal_projector
-        tokens = self.delta_encoder(motion, residual, frame_size_px)
+        chunks = zip(*map(self.chunks, (motion, residual, frame_size_px)), strict=True)
+        tokens = torch.cat([self.delta_encoder(*chunk) for chunk in chunks])
         output: Tensor = projector(tokens.to(projector.linear_1.weight.dtype))
         return output
 

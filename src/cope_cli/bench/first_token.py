@@ -22,8 +22,8 @@ from pathlib import Path
 
 import numpy as np
 
+from cope_cli.bench.runner import QUESTION, Runner
 from cope_cli.bench.tokens import BASELINE_FRAMES, KEYFRAMES, SLOTS_PER_GOP
-from cope_cli.bench.ttft import QUESTION, Runner
 from cope_cli.cache.frames import Frames
 from cope_cli.cache.primitives import Primitives
 from cope_cli.cache.store import Cache

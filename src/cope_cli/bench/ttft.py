@@ -1,106 +1,28 @@
 """`cope bench --ttft`: time to first token and to the last, part by part (paper, Fig. 4a).
 
 Seen are 64 slots, one a second: all as RGB frames, or 8 GOPs at K = 1, 2, 4; beside them 8 RGB frames alone, plain
-down-sampling. Weights, frames and primitives are random, because time does not depend on their values; shapes, prompt,
-time instruction and every step are those of `cope ask`. The text is tokenised by the small model's tokenizer, which
-splits numbers into digits as Qwen2's does.
-
-```
-frames -> vision -> projector (and pooling) -+
-primitives ------> delta_encoder ------------+-> prefill -> 1st token -> decode -> last token
-|<------------------------- TTFT -------------------------->|
-```
+down-sampling. Weights, frames and primitives are random, because time does not depend on their values; shapes are the
+real ones (`runner`).
 
 Every configuration runs once a round, one after the other, so that a machine that slows down slows all of them; ratios
 are taken within a round. Beside each ratio stands its bound: the same ratio of floating-point operations (`flops`).
+On a CPU the ratio of CPU time stands there too: other work on the machine stretches wall time, and with one thread
+(`OMP_NUM_THREADS=1`) leaves CPU time alone; several threads wait for each other busily, and that counts.
 """
 
 from __future__ import annotations
 
 import statistics
-import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-
-import numpy as np
-import torch
-from torch import Tensor
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 from cope_cli.bench.flops import Shape, configurations, saving_percent
-from cope_cli.bench.machine import Machine, PeakMemory, find_device, free_bytes
-from cope_cli.bench.tokens import BASELINE_FRAMES, KEYFRAMES, SECONDS_PER_GOP, SLOTS_PER_GOP
-from cope_cli.data.collate import collate
-from cope_cli.data.prompt import PromptBuilder, Timeline
-from cope_cli.data.samples import Sample, Visuals
-from cope_cli.errors import UsageError
-from cope_cli.model.geometry import Geometry, build_geometry, find_geometry
-from cope_cli.model.small import build_small_tokenizer
-from cope_cli.model.token_plan import TokenKind
-from cope_cli.model.videolm import VideoLMBatch
+from cope_cli.bench.machine import Machine
+from cope_cli.bench.runner import PARTS, Run, Runner
+from cope_cli.bench.tokens import BASELINE_FRAMES, KEYFRAMES, SLOTS_PER_GOP
+from cope_cli.data.samples import Sample
 
 BASELINE = f"{BASELINE_FRAMES} RGB frames"
-PARTS = ("vision", "projector", "delta_encoder", "prefill", "decode")
-TTFT_PARTS = PARTS[:-1]
-QUESTION = "What happened?"
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-
-
-@dataclass(frozen=True, kw_only=True)
-class TtftConfig:
-    """What to measure, and how.
-
-    Attributes:
-        geometry: a name of `geometry.GEOMETRIES`.
-        dtype: "float32", "bfloat16", or "auto": bfloat16 on a GPU, float32 on a CPU.
-        device: PyTorch's name; "auto" takes a GPU if there is one.
-        rounds: runs of each configuration that are counted.
-        num_new_tokens: tokens of the answer.
-        is_warm_up_full: run every configuration once before; False runs one GOP through every part.
-        grid_px: side of the primitives' grid.
-    """
-
-    geometry: str = "tiny"
-    dtype: str = "auto"
-    device: str = "auto"
-    rounds: int = 5
-    num_new_tokens: int = 64
-    is_warm_up_full: bool = True
-    grid_px: int = 224
-
-    def __post_init__(self) -> None:
-        find_geometry(self.geometry)
-        if self.dtype not in (*DTYPES, "auto"):
-            raise UsageError(f"--dtype {self.dtype}: expected one of auto, {', '.join(DTYPES)}")
-        if self.rounds < 1:
-            raise UsageError(f"--rounds {self.rounds}: expected at least 1")
-        if self.num_new_tokens < 1:
-            raise UsageError(f"--new-tokens {self.num_new_tokens}: expected at least 1")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Run:
-    """One run of one configuration.
-
-    Attributes:
-        seconds: by part, `PARTS`.
-        peak_bytes: the most memory, weights included; None where the system does not tell.
-        growth_bytes: of it what the run itself took.
-    """
-
-    seconds: Mapping[str, float]
-    peak_bytes: int | None
-    growth_bytes: int | None
-
-    @property
-    def ttft_seconds(self) -> float:
-        """Up to the first token."""
-        return sum(self.seconds[part] for part in TTFT_PARTS)
-
-    @property
-    def total_seconds(self) -> float:
-        """Up to the last token."""
-        return sum(self.seconds.values())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,9 +36,11 @@ class TtftRecord:
         visual_tokens: RGB tokens, Delta-tokens, newlines.
         text_tokens: the rest of the prompt.
         seconds: by part, `PARTS`.
+        cpu_seconds: the same of all threads.
         ttft_seconds: up to the first token.
         total_seconds: up to the last.
         saving_percent: TTFT against 64 RGB frames, median of the rounds' ratios.
+        cpu_saving_percent: the same by CPU time; None on a GPU.
         bound_percent: the same by operations, for exactly this prompt.
         bound_without_text_percent: the same without text.
         total_saving_percent: as `saving_percent`, up to the last token.
@@ -131,9 +55,11 @@ class TtftRecord:
     visual_tokens: int
     text_tokens: int
     seconds: dict[str, float]
+    cpu_seconds: dict[str, float]
     ttft_seconds: float
     total_seconds: float
     saving_percent: float
+    cpu_saving_percent: float | None
     bound_percent: float
     bound_without_text_percent: float
     total_saving_percent: float
@@ -165,139 +91,6 @@ class TtftReport:
     num_new_tokens: int
     rounds: int
     records: list[TtftRecord]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Stopwatch:
-    """Adds up the seconds spent in named parts; waits for the device before it looks at the clock.
-
-    Attributes:
-        device: whose work is timed.
-        seconds: by part.
-    """
-
-    device: torch.device
-    seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(PARTS, 0.0))
-
-    @contextmanager
-    def __call__(self, part: str) -> Iterator[None]:
-        """Time a block as part of `part`."""
-        start = self._now()
-        yield
-        self.seconds[part] += self._now() - start
-
-    def _now(self) -> float:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-        return time.perf_counter()
-
-
-class Runner:
-    """A model of a geometry that is asked questions under a stopwatch.
-
-    Args:
-        config: geometry, type, device.
-
-    Raises:
-        UsageError: there is no such device, or the weights do not fit it.
-    """
-
-    def __init__(self, config: TtftConfig) -> None:
-        self.config = config
-        self.device = find_device(config.device)
-        self.dtype = config.dtype
-        if config.dtype == "auto":
-            self.dtype = "bfloat16" if self.device.type == "cuda" else "float32"
-        self.geometry = find_geometry(config.geometry)
-        _check_memory(self.geometry, DTYPES[self.dtype], self.device)
-        self.model = build_geometry(self.geometry, dtype=DTYPES[self.dtype], device=self.device, grid_px=config.grid_px)
-        self.tokenizer = build_small_tokenizer()
-
-    def builder(self, keyframes_per_gop: int) -> PromptBuilder:
-        """Return what builds the prompts of this model."""
-        return PromptBuilder(
-            tokenizer=self.tokenizer,
-            costs=self.model.token_costs,
-            context_tokens=self.model.context_tokens,
-            keyframes_per_gop=keyframes_per_gop,
-        )
-
-    def made_sample(self, num_gops: int, keyframes: int, *, slots_per_gop: int = SLOTS_PER_GOP) -> Sample:
-        """Make up a video of GOPs of `slots_per_gop` slots in 8 seconds each: random frames and primitives."""
-        num_slots, window = num_gops * slots_per_gop, SECONDS_PER_GOP / slots_per_gop
-        timeline = Timeline(
-            slot_gop=tuple(slot // slots_per_gop for slot in range(num_slots)),
-            slot_seconds=tuple(slot * window for slot in range(num_slots)),
-            window_seconds=window,
-            video_seconds=num_slots * window,
-        )
-        prompt = self.builder(keyframes).ask(QUESTION, timeline, max_new_tokens=self.config.num_new_tokens)
-        num_rgb, num_p = prompt.plan.num_rgb_slots, prompt.plan.num_delta_slots
-        random, side, grid = np.random.default_rng(0), self.geometry.image_px, self.config.grid_px
-        visuals = Visuals(
-            rgb=random.integers(0, 256, (num_rgb, side, side, 3), np.uint8),
-            motion=random.integers(-64, 65, (num_p, 2, grid, grid), np.int16),
-            residual=random.integers(-64, 65, (num_p, grid, grid, 3), np.int16),
-            frame_size_px=np.tile(np.array([682, 384], np.int32), (num_p, 1)),
-        )
-        return Sample(prompt=prompt, visuals=visuals)
-
-    @torch.no_grad()
-    def run(self, sample: Sample, num_new_tokens: int | None = None) -> Run:
-        """Answer once, from frames and primitives in the computer's memory to the last token."""
-        batch = collate([sample], pad_id=self.tokenizer.pad_token_id, padding_side="left", with_labels=False)
-        watch, memory = Stopwatch(device=self.device), PeakMemory(self.device)
-        with memory.watch():
-            embeddings = self._embed(batch, watch)
-            with watch("prefill"):
-                token, cache = self._step(embeddings, None)
-            del embeddings
-            with watch("decode"):
-                for _ in range((num_new_tokens or self.config.num_new_tokens) - 1):
-                    token, cache = self._step(self.model.base.get_input_embeddings()(token), cache)
-            del cache
-        return Run(seconds=watch.seconds, peak_bytes=memory.peak_bytes, growth_bytes=memory.growth_bytes)
-
-    def _embed(self, batch: VideoLMBatch, watch: Stopwatch) -> Tensor:
-        """Return the language model's inputs (1, L, D)."""
-        model, rgb = self.model, []
-        for chunk in model.chunks(batch.rgb):
-            with watch("vision"):
-                tokens = model.vision_tokens(chunk.to(self.device))
-            with watch("projector"):
-                rgb.append(model.pooled_tokens(tokens))
-        delta = None
-        if len(batch.motion):
-            with watch("delta_encoder"):
-                primitives = (batch.motion, batch.residual, batch.frame_size_px)
-                delta = model.delta_tokens(*(tensor.to(self.device) for tensor in primitives))
-        with watch("prefill"):
-            kind = batch.token_kind.to(self.device)
-            ids = batch.input_ids.to(self.device).masked_fill(kind != TokenKind.TEXT, 0)
-            embeddings: Tensor = model.base.get_input_embeddings()(ids)
-            embeddings[kind == TokenKind.NEWLINE] = model.base.model.image_newline
-            if rgb:
-                embeddings[kind == TokenKind.RGB] = torch.cat(rgb).flatten(0, 1)
-            if delta is not None:
-                embeddings[kind == TokenKind.DELTA] = delta.flatten(0, 1)
-        return embeddings
-
-    def _step(self, embeddings: Tensor, cache: object) -> tuple[Tensor, object]:
-        """Run the language model on new positions; return the likeliest next token (1, 1) and the cache."""
-        base = self.model.base
-        output = base.model.language_model(inputs_embeds=embeddings, past_key_values=cache, use_cache=True)
-        return base.lm_head(output.last_hidden_state[:, -1:]).argmax(-1), output.past_key_values
-
-
-def _check_memory(geometry: Geometry, dtype: torch.dtype, device: torch.device) -> None:
-    """Refuse a model that does not fit rather than be killed half-way."""
-    needed, free = geometry.num_parameters * dtype.itemsize, free_bytes(device)
-    if free is not None and needed > free:
-        raise UsageError(
-            f"--geometry {geometry.name}: the weights take {needed / 1e9:.1f} GB as {dtype}, and {device} has "
-            f"{free / 1e9:.1f} GB left",
-            "Take --dtype bfloat16, a smaller geometry or another machine; the analytic tables need no weights.",
-        )
 
 
 def measure_ttft(runner: Runner, *, on_progress: Callable[[int, int], None] = lambda done, total: None) -> TtftReport:
@@ -366,9 +159,11 @@ def _record(runner: Runner, name: str, samples: Mapping[str, Sample], runs: Mapp
         visual_tokens=sample.prompt.num_visual_tokens,
         text_tokens=shape.num_text,
         seconds={part: statistics.median(run.seconds[part] for run in own) for part in PARTS},
+        cpu_seconds={part: statistics.median(run.cpu_seconds[part] for run in own) for part in PARTS},
         ttft_seconds=statistics.median(run.ttft_seconds for run in own),
         total_seconds=statistics.median(run.total_seconds for run in own),
         saving_percent=saving(lambda run: run.ttft_seconds),
+        cpu_saving_percent=saving(lambda run: run.ttft_cpu_seconds) if runner.device.type == "cpu" else None,
         bound_percent=saving_percent(runner.geometry, shape, shape_of_sample(samples[BASELINE]), delta.config),
         bound_without_text_percent=saving_percent(runner.geometry, shapes[name], shapes[BASELINE], delta.config),
         total_saving_percent=saving(lambda run: run.total_seconds),

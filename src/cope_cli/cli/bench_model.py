@@ -88,7 +88,8 @@ def ttft(run: FileRun, geometry: str, dtype: str, device: str, num_new_tokens: i
     """Show time to first token, of made-up slots and of videos if there are any, and count operations."""
     from cope_cli.bench.first_token import measure_first_token
     from cope_cli.bench.flops import cost_table, length_table
-    from cope_cli.bench.ttft import Runner, TtftConfig, measure_ttft
+    from cope_cli.bench.runner import Runner, TtftConfig
+    from cope_cli.bench.ttft import measure_ttft
     from cope_cli.model.geometry import GEOMETRIES
 
     config = TtftConfig(
@@ -123,10 +124,10 @@ def ttft(run: FileRun, geometry: str, dtype: str, device: str, num_new_tokens: i
 
 def _show_ttft(report: TtftReport) -> None:
     where = f"{report.geometry}, {report.weights} weights, {report.dtype}, {report.device} ({report.machine})"
-    columns = ["64 slots", "RGB", "P", "visual tokens", "text", "TTFT saving", "FLOP bound", "without text"]
+    columns = ["64 slots", "RGB", "P", "visual tokens", "text", "TTFT saving", "by CPU time", "FLOP bound"]
     show.print_table(
         f"Against 64 RGB frames; {where}",
-        [*columns, f"with {report.num_new_tokens} new tokens"],
+        [*columns, "without text", f"with {report.num_new_tokens} new tokens"],
         [
             (
                 r.configuration,
@@ -135,6 +136,7 @@ def _show_ttft(report: TtftReport) -> None:
                 f"{r.visual_tokens:,}",
                 str(r.text_tokens),
                 f"{r.saving_percent:.1f} %",
+                "-" if r.cpu_saving_percent is None else f"{r.cpu_saving_percent:.1f} %",
                 f"{r.bound_percent:.1f} %",
                 f"{r.bound_without_text_percent:.1f} %",
                 f"{r.total_saving_percent:.1f} %",

@@ -271,8 +271,8 @@ class DeltaEncoder(nn.Module):
             max_displacement=self.config.max_displacement,
         )
         # No mean shift: a residual of zero, a perfect prediction, stays zero. Left channels-last, as it comes, where a
-        # CPU only infers: convolutions and pooling are faster. Else contiguous: on channels-last input the backward pass
-        # of a narrow 1 x 1 convolution corrupts memory (torch 2.13 with oneDNN on CPU).
+        # CPU only infers: convolutions and pooling are faster. Else contiguous: on channels-last input the backward
+        # pass of a narrow 1 x 1 convolution corrupts memory (torch 2.13 with oneDNN on CPU).
         is_left = residual.device.type == "cpu" and not torch.is_grad_enabled()
         layout = torch.preserve_format if is_left else torch.contiguous_format
         scaled = residual.permute(0, 3, 1, 2).to(torch.float32, memory_format=layout).div_(255)

@@ -5,8 +5,8 @@ to RGB and resized. With them it waits for `cope encode` and `cope extract` into
 second question about the same video only waits for the reading. Frames are taken the faster way, whole decoding or
 seeking, by a run of each before; both stages take as many processes as they do by default.
 
-The model's part is measured on the video's own plan. Where configurations have the same numbers of slots (64 and 8
-RGB frames do for every video) it is measured for the first of them: their prompts differ by a few text tokens.
+The model's part is measured on the video's own plan, once for all that have the same numbers of slots, as 64 and 8 RGB
+frames have for every video and in `ttft`: such prompts differ by a few text tokens.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import resource
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -111,15 +111,17 @@ def measure_first_token(
     encode: EncodeConfig,
     extract: ExtractConfig,
     *,
+    known: Mapping[tuple[int, int], float] | None = None,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[FileRecord]:
     """Measure every configuration of every video.
 
     Args:
         runner: the model.
-        videos: source files.
+        videos: source files, at least one.
         encode: how to encode.
         extract: what to extract.
+        known: the model's seconds to the first token, by numbers of RGB and P slots, measured before.
         on_progress: called with (runs done, runs in all).
 
     Raises:
@@ -129,11 +131,13 @@ def measure_first_token(
     frame_counts = (BASELINE_FRAMES, BASELINE_FRAMES // SLOTS_PER_GOP)
     total = len(videos) * (rounds + 1) * (len(frame_counts) + len(KEYFRAMES))
     done = 0
-    ttft: dict[tuple[int, int], float] = {}
+    ttft = dict(known or {})
+    _through_cache(runner, videos[0], KEYFRAMES[0], encode, extract)  # loads, or compiles, what the stages need
     for video in videos:
-        methods = {count: _faster_method(runner, video, count) for count in frame_counts}
+        by_seeking = {f"{count} RGB frames": _is_seeking_faster(runner, video, count) for count in frame_counts}
         variants: dict[str, Callable[[], _Prepared]] = {
-            f"{count} RGB frames": partial(_sampled, runner, video, count, methods[count]) for count in frame_counts
+            name: partial(_sampled, runner, video, count, by_seeking[name])
+            for name, count in zip(by_seeking, frame_counts, strict=True)
         }
         variants |= {f"K = {k}": partial(_through_cache, runner, video, k, encode, extract) for k in KEYFRAMES}
         prepared: dict[str, list[_Prepared]] = {name: [] for name in variants}
@@ -149,8 +153,7 @@ def measure_first_token(
                     runner.run(runs[0].sample, num_new_tokens=1).ttft_seconds for _ in range(rounds)
                 )
             on_progress(done := done + 1, total)
-            by_seeking = methods.get(plan.num_rgb_slots) if name.endswith("frames") else None
-            records.append(_record(video, name, by_seeking, runs, ttft[key]))
+            records.append(_record(video, name, by_seeking.get(name), runs, ttft[key]))
     return records
 
 
@@ -175,7 +178,7 @@ def _record(
     )
 
 
-def _faster_method(runner: Runner, video: Path, num_frames: int) -> bool:
+def _is_seeking_faster(runner: Runner, video: Path, num_frames: int) -> bool:
     """Return whether seeking takes less wall time than decoding all; also warms the file's pages."""
     seconds = {}
     for by_seeking in (False, True):

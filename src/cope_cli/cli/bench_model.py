@@ -109,9 +109,12 @@ def ttft(run: FileRun, geometry: str, dtype: str, device: str, num_new_tokens: i
         _show_ttft(report)
     files: list[FileRecord] = []
     if run.videos:
+        known = {(r.num_rgb, r.num_p): r.ttft_seconds for r in report.records}
         files = measured(
             "runs",
-            lambda progress: measure_first_token(runner, run.videos, run.encode, run.extract, on_progress=progress),
+            lambda progress: measure_first_token(
+                runner, run.videos, run.encode, run.extract, known=known, on_progress=progress
+            ),
         )
     if run.json:
         show.print_json({"ttft": report, "from_file": files, "flops": costs, "longest_video": lengths})

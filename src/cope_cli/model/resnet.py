@@ -40,8 +40,8 @@ class BasicBlock(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """Map (P, C_in, H, W) to (P, C_out, H / stride, W / stride)."""
-        inner = functional.relu(self.norm1(self.conv1(features)))
-        return functional.relu(self.norm2(self.conv2(inner)) + self.skip(features))
+        inner = functional.relu(self.norm1(self.conv1(features)), inplace=True)
+        return functional.relu(self.norm2(self.conv2(inner)).add_(self.skip(features)), inplace=True)
 
 
 class ResNetTrunk(nn.Sequential):
@@ -62,7 +62,7 @@ class ResNetTrunk(nn.Sequential):
         super().__init__(
             nn.Conv2d(3, stem_width, 7, 2, padding=3, bias=False),
             _group_norm(stem_width),
-            nn.ReLU(),
+            nn.ReLU(inplace=True),
             nn.MaxPool2d(3, 2, padding=1),
             *blocks,
         )

@@ -18,7 +18,7 @@ Legend: B batch, L tokens, N RGB frames, P P-slots, V vision input side, G grid 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, NamedTuple
 
@@ -32,6 +32,8 @@ from cope_cli.model.placement import execution_device
 from cope_cli.model.token_plan import TokenCosts, TokenKind
 
 IGNORED_LABEL = -100
+#: Frames or P slots at a time, without gradients: on a CPU what its cache holds of their activations.
+CPU_CHUNK, GPU_CHUNK = 4, 64
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -187,9 +189,10 @@ class VideoLM(nn.Module):
         if len(rgb) == 0:
             width, dtype = self.base.config.vision_config.hidden_size, tower.embeddings.patch_embedding.weight.dtype
             return torch.zeros((0, self.patches_per_side**2, width), dtype=dtype, device=rgb.device)
-        # SigLIP's preprocessing: to [0, 1], then mean 0.5 and standard deviation 0.5.
-        pixels = (rgb.permute(0, 3, 1, 2).float().contiguous() / 255 - 0.5) / 0.5
-        tokens: Tensor = tower.embeddings(pixels)
+        # SigLIP's preprocessing: to [0, 1], then mean 0.5 and standard deviation 0.5; in one array, turned round once.
+        pixels = rgb.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format)
+        # The patches come out of a convolution, channels first: turned round here once, or every layer does it again.
+        tokens: Tensor = tower.embeddings(pixels.mul_(2 / 255).sub_(1)).contiguous()
         for layer in self._vision_layers():
             tokens = layer(tokens, None)
         return tokens
@@ -203,11 +206,26 @@ class VideoLM(nn.Module):
         Returns:
             (N, rows * cols, D_llm), row by row, without newlines.
         """
-        projected = self.base.model.multi_modal_projector(self.vision_tokens(rgb))
-        if len(rgb) == 0:
-            return projected[:, : self.token_costs.grid_rows**2]
-        side, costs = self.patches_per_side, self.token_costs
-        planes = projected.transpose(1, 2).reshape(len(rgb), -1, side, side)
+        parts = [self.pooled_tokens(self.vision_tokens(chunk)) for chunk in self.chunks(rgb)]
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+    def chunks(self, items: Tensor) -> Sequence[Tensor]:
+        """Cut frames, or what P slots are made of, into portions whose activations stay small; at least one.
+
+        All in one where gradients are wanted, which keep all activations anyway, and where several ranks compute: those
+        must call each module equally often, however many items each has.
+        """
+        if torch.is_grad_enabled() or (torch.distributed.is_available() and torch.distributed.is_initialized()):
+            return (items,)
+        return torch.split(items, CPU_CHUNK if items.device.type == "cpu" else GPU_CHUNK)
+
+    def pooled_tokens(self, vision_tokens: Tensor) -> Tensor:
+        """Return vision tokens (N, M, D_vision) projected and pooled: (N, rows * cols, D_llm)."""
+        projected: Tensor = self.base.model.multi_modal_projector(vision_tokens)
+        num, side, costs = len(vision_tokens), self.patches_per_side, self.token_costs
+        if num == 0:
+            return projected[:, : costs.grid_rows**2]
+        planes = projected.transpose(1, 2).reshape(num, -1, side, side)
         pooled = functional.interpolate(planes, (costs.grid_rows, costs.grid_cols), mode="bilinear")
         return pooled.flatten(2).transpose(1, 2)
 
@@ -224,7 +242,8 @@ class VideoLM(nn.Module):
             )
         projector = self.base.model.multi_modal_projector
         device = execution_device(self.delta_encoder.motion_branch)
-        tokens = self.delta_encoder(motion.to(device), residual.to(device), frame_size_px.to(device))
+        parts = (self.chunks(tensor.to(device)) for tensor in (motion, residual, frame_size_px))
+        tokens = torch.cat([self.delta_encoder(*chunk) for chunk in zip(*parts, strict=True)])
         output: Tensor = projector(tokens.to(projector.linear_1.weight.dtype))
         return output
 

@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 import torch
 
+from cope_cli.model.batch import VideoLMBatch
 from cope_cli.model.delta_encoder import DeltaEncoder, DeltaEncoderConfig
 from cope_cli.model.token_plan import PlannedSlot, TokenPlan
-from cope_cli.model.videolm import VideoLM, VideoLMBatch
+from cope_cli.model.videolm import VideoLM
 
 VOCABULARY = 50
 GRID_PX = 32

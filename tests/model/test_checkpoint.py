@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from cope_cli.errors import CheckpointError, PathNotFoundError
 from cope_cli.model.alignment import Alignment, AlignmentConfig
+from cope_cli.model.batch import VideoLMBatch
 from cope_cli.model.checkpoint import (
     load_delta_encoder,
     load_videolm,
@@ -22,7 +23,7 @@ from cope_cli.model.checkpoint import (
 )
 from cope_cli.model.delta_encoder import DeltaEncoder
 from cope_cli.model.small import build_small_tokenizer, build_small_videolm
-from cope_cli.model.videolm import VideoLM, VideoLMBatch
+from cope_cli.model.videolm import VideoLM
 
 MakeBatch = Callable[..., VideoLMBatch]
 ROWS = [([5, 6], "IPP", [7, 8, 9])]

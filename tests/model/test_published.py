@@ -16,11 +16,12 @@ from safetensors.torch import load_file
 from cope_cli.codec.colour import resize_for_vision
 from cope_cli.errors import CheckpointError, UsageError
 from cope_cli.model.base import expected_tensors, load_base, own_dtype
+from cope_cli.model.batch import VideoLMBatch
 from cope_cli.model.checkpoint import load_videolm, save_delta_encoder, save_videolm, vision_tower_sha256
 from cope_cli.model.delta_encoder import DeltaEncoder, DeltaEncoderConfig
 from cope_cli.model.published import HF_PREFIXES, LLAVA_PREFIXES, llava_config, read_base
 from cope_cli.model.token_plan import TokenKind
-from cope_cli.model.videolm import VideoLM, VideoLMBatch
+from cope_cli.model.videolm import VideoLM
 from layouts import (
     ERAS,
     FLAT_7B,

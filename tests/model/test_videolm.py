@@ -12,9 +12,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from cope_cli.errors import CheckpointError, UsageError
+from cope_cli.model.batch import VideoLMBatch
 from cope_cli.model.delta_encoder import DeltaEncoder, DeltaEncoderConfig
 from cope_cli.model.token_plan import TokenKind
-from cope_cli.model.videolm import VideoLM, VideoLMBatch
+from cope_cli.model.videolm import VideoLM
 
 Build = Callable[..., VideoLM]
 MakeBatch = Callable[..., VideoLMBatch]

@@ -19,9 +19,9 @@ from cope_cli.data.conversations import Turn
 from cope_cli.data.prompt import Prompt, PromptBuilder, Timeline
 from cope_cli.data.samples import read_visuals
 from cope_cli.errors import CopeError, PathNotFoundError, UsageError
+from cope_cli.model.batch import VideoLMBatch
 from cope_cli.model.checkpoint import LoadedVideoLM
 from cope_cli.model.token_plan import TokenPlan
-from cope_cli.model.videolm import VideoLMBatch
 from cope_cli.stages.encode import encode_batch, encode_video
 from cope_cli.stages.extract import extract_batch, extract_video
 from cope_cli.stages.frames import FramesRequest

@@ -28,10 +28,10 @@ from cope_cli.data.collate import collate
 from cope_cli.data.prompt import PromptBuilder, Timeline
 from cope_cli.data.samples import Sample, Visuals
 from cope_cli.errors import UsageError
+from cope_cli.model.batch import VideoLMBatch
 from cope_cli.model.geometry import Geometry, build_geometry, find_geometry
 from cope_cli.model.small import build_small_tokenizer
 from cope_cli.model.token_plan import TokenKind
-from cope_cli.model.videolm import VideoLMBatch
 
 PARTS = ("vision", "projector", "delta_encoder", "prefill", "decode")
 TTFT_PARTS = PARTS[:-1]

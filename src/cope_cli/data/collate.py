@@ -14,8 +14,8 @@ from torch import Tensor
 from cope_cli.data.datasets import BadSample
 from cope_cli.data.prompt import IGNORED_LABEL, Prompt
 from cope_cli.data.samples import PairSample, Sample
+from cope_cli.model.batch import VideoLMBatch
 from cope_cli.model.token_plan import TokenKind
-from cope_cli.model.videolm import VideoLMBatch
 
 PaddingSide = Literal["left", "right"]
 

@@ -15,7 +15,7 @@ import torch
 
 from cope_cli.data.collate import PairBatch, collate, collate_pairs, split_bad
 from cope_cli.errors import DataError
-from cope_cli.model.videolm import IGNORED_LABEL, VideoLMBatch
+from cope_cli.model.batch import IGNORED_LABEL, VideoLMBatch
 
 
 class _Readable(Protocol):

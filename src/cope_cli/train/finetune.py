@@ -19,9 +19,10 @@ from cope_cli.data.conversations import read_items
 from cope_cli.data.datasets import BadSample, FinetuneDataset
 from cope_cli.data.prompt import PromptBuilder
 from cope_cli.errors import CheckpointError, DataError
+from cope_cli.model.batch import VideoLMBatch
 from cope_cli.model.checkpoint import LoadedDeltaEncoder, load_delta_encoder, load_videolm, save_videolm
 from cope_cli.model.delta_encoder import DeltaEncoder
-from cope_cli.model.videolm import VideoLM, VideoLMBatch
+from cope_cli.model.videolm import VideoLM
 from cope_cli.train.batches import ErrorsAsSamples, FinetuneCollator
 from cope_cli.train.config import FRESH, FinetuneConfig
 from cope_cli.train.runs import RunFolder, finished_runs, newest_checkpoint, result_folder

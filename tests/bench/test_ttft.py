@@ -57,7 +57,7 @@ def test_every_configuration_is_measured_in_parts(runner: Runner) -> None:
     baseline, rival = report.records[0], report.records[-1]
     assert (baseline.saving_percent, baseline.bound_percent) == (0, 0)
     assert rival.saving_percent > 0
-    assert (report.weights, report.dtype, report.device) == ("random", "float32", "cpu")
+    assert (report.weights, report.dtype, report.device) == ("random", "fp32", "cpu")
     assert report.machine.name
 
 
@@ -130,7 +130,7 @@ def test_wrong_settings_are_refused_by_flag(options, message: str) -> None:
 def test_a_model_that_does_not_fit_is_refused_before_it_is_built(monkeypatch) -> None:
     monkeypatch.setattr("cope_cli.bench.runner.free_bytes", lambda device: 20_000_000_000)
     with pytest.raises(UsageError, match=r"32\.1 GB as torch\.float32, and cpu has 20\.0 GB"):
-        Runner(TtftConfig(geometry="7b", dtype="float32", device="cpu"))
+        Runner(TtftConfig(geometry="7b", dtype="fp32", device="cpu"))
     with pytest.raises(UsageError, match="--device nothing"):
         Runner(TtftConfig(device="nothing"))
 

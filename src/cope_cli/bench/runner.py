@@ -22,6 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cope_cli.api.models import DTYPES
 from cope_cli.bench.machine import PeakMemory, find_device, free_bytes
 from cope_cli.bench.tokens import SECONDS_PER_GOP, SLOTS_PER_GOP
 from cope_cli.data.collate import collate
@@ -36,7 +37,6 @@ from cope_cli.model.token_plan import TokenKind
 PARTS = ("vision", "projector", "delta_encoder", "prefill", "decode")
 TTFT_PARTS = PARTS[:-1]
 QUESTION = "What happened?"
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +45,7 @@ class TtftConfig:
 
     Attributes:
         geometry: a name of `geometry.GEOMETRIES`.
-        dtype: "float32", "bfloat16", or "auto": bfloat16 on a GPU, float32 on a CPU.
+        dtype: a name of `api.models.DTYPES`; "auto" is bf16 on a GPU, fp32 on a CPU.
         device: PyTorch's name; "auto" takes a GPU if there is one.
         rounds: runs of each configuration that are counted.
         num_new_tokens: tokens of the answer.
@@ -63,8 +63,8 @@ class TtftConfig:
 
     def __post_init__(self) -> None:
         find_geometry(self.geometry)
-        if self.dtype not in (*DTYPES, "auto"):
-            raise UsageError(f"--dtype {self.dtype}: expected one of auto, {', '.join(DTYPES)}")
+        if self.dtype not in DTYPES:
+            raise UsageError(f"--dtype {self.dtype}: expected one of {', '.join(DTYPES)}")
         if self.rounds < 1:
             raise UsageError(f"--rounds {self.rounds}: expected at least 1")
         if self.num_new_tokens < 1:
@@ -147,10 +147,11 @@ class Runner:
         self.device = find_device(config.device)
         self.dtype = config.dtype
         if config.dtype == "auto":
-            self.dtype = "bfloat16" if self.device.type == "cuda" else "float32"
+            self.dtype = "bf16" if self.device.type == "cuda" else "fp32"
         self.geometry = find_geometry(config.geometry)
-        _check_memory(self.geometry, DTYPES[self.dtype], self.device)
-        self.model = build_geometry(self.geometry, dtype=DTYPES[self.dtype], device=self.device, grid_px=config.grid_px)
+        dtype = DTYPES[self.dtype] or torch.float32
+        _check_memory(self.geometry, dtype, self.device)
+        self.model = build_geometry(self.geometry, dtype=dtype, device=self.device, grid_px=config.grid_px)
         self.tokenizer = build_small_tokenizer()
 
     def builder(self, keyframes_per_gop: int) -> PromptBuilder:
@@ -241,5 +242,5 @@ def _check_memory(geometry: Geometry, dtype: torch.dtype, device: torch.device) 
         raise UsageError(
             f"--geometry {geometry.name}: the weights take {needed / 1e9:.1f} GB as {dtype}, and {device} has "
             f"{free / 1e9:.1f} GB left",
-            "Take --dtype bfloat16, a smaller geometry or another machine; the analytic tables need no weights.",
+            "Take --dtype bf16, a smaller geometry or another machine; the analytic tables need no weights.",
         )

@@ -27,9 +27,7 @@ ShortSideOption = Annotated[
 RoundsOption = Annotated[int, typer.Option(min=1, help="Runs of each variant; medians are shown.")]
 HoursOption = Annotated[float, typer.Option(help="Length that the video is repeated to (--memory).")]
 GeometryOption = Annotated[str, typer.Option(help="Whose numbers, with random weights: tiny, 0.5b or 7b (--ttft).")]
-DtypeOption = Annotated[
-    str, typer.Option(help="float32, bfloat16; auto: bfloat16 on a GPU, float32 on a CPU (--ttft).")
-]
+DtypeOption = Annotated[str, typer.Option(help="fp32, bf16 or fp16; auto is bf16 on a GPU, fp32 on a CPU (--ttft).")]
 DeviceOption = Annotated[str, typer.Option(help="cpu, cuda, ...; auto takes a GPU if there is one (--ttft).")]
 NewTokensOption = Annotated[int, typer.Option(help="Tokens of the answer (--ttft).")]
 ShortWarmUpFlag = Annotated[

@@ -9,7 +9,7 @@ DEMO := .demo
 COPE := COPE_CACHE=$(DEMO)/cache COPE_RUNS=$(DEMO)/runs $(BIN)/cope
 
 FUZZ_NUM ?= 1000
-KILLS ?= 200
+KILLS ?= 260
 
 .PHONY: install install-dev demo test test-all fuzz kill-sweep lint format docs clean
 

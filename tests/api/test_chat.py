@@ -52,8 +52,16 @@ def test_commands_of_a_chat(chat):
 def test_a_terminal_has_a_prompt_history_and_line_editing(chat, tmp_path, request):
     leader, follower = os.openpty()
     env = os.environ | {"XDG_STATE_HOME": str(tmp_path), "TERM": "dumb"}
-    process = subprocess.Popen([*chat, str(VIDEO)], stdin=follower, stdout=follower, stderr=follower, env=env)
-    request.addfinalizer(process.kill)
+    process = subprocess.Popen(
+        [*chat, str(VIDEO)],
+        stdin=follower,
+        stdout=follower,
+        stderr=follower,
+        env=env,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a test run in the background ignores it
+    )
+    request.addfinalizer(process.wait)
+    request.addfinalizer(process.kill)  # first
     os.close(follower)
     shown = b""
 

@@ -25,6 +25,7 @@ from cope_cli.model.delta_encoder import DeltaEncoder
 from cope_cli.model.videolm import VideoLM
 from cope_cli.train.batches import ErrorsAsSamples, PretrainCollator
 from cope_cli.train.config import PretrainConfig
+from cope_cli.train.ranks import join_ranks
 from cope_cli.train.runs import RunFolder
 from cope_cli.train.setup import (
     Base,
@@ -32,6 +33,7 @@ from cope_cli.train.setup import (
     OnFrames,
     OnProgress,
     add_frames,
+    begin_run,
     fresh_delta_encoder,
     load_base,
     open_index,
@@ -172,41 +174,45 @@ def pretrain(
 
     Raises:
         UsageError: the run folder is taken, or the run there cannot be gone on with.
+        RanksError: started by torchrun, and another rank did not come or is gone.
         EntryNotFoundError, DataError, CacheCorruptError: the cache has nothing to train on, or not in good order.
         CheckpointError: the model cannot be used.
     """
     from cope_cli.train.engine import run_training, training_arguments
 
+    ranks = join_ranks(cpu=config.cpu, timeout_minutes=config.rank_timeout_minutes)
     run = RunFolder(run_folder, "pretrain")
-    run.check(config.settings(), resume=resume)
+    settings = config.settings(ranks.count)
+    ranks.from_main(lambda: run.check(settings, resume=resume), "while looking at the run's folder")
     index, bad = open_index(cache, config)
     base = load_base(config)
     size_px = base.model.vision_size_px
     model = build_pretrain_model(base, config)
-    dataset = PretrainDataset(cache.root, index.entries, size_px=size_px, skip_bad=config.skip_bad)
-    rate = config.resolved_learning_rate()
-    arguments = training_arguments(config, run_folder, len(dataset), rate)
+    dataset = PretrainDataset(cache.root, index.entries, size_px=size_px, skip_bad=config.skip_bad > 0)
+    rate = config.resolved_learning_rate(ranks.count)
+    arguments = training_arguments(config, run_folder, len(dataset), rate, ranks.count)
     add_frames(
         cache,
         index.entries,
         dataset.entry_names,
         dataset.rgb_slots,
         size_px=size_px,
-        skip_bad=config.skip_bad,
+        skip_bad=config.skip_bad > 0,
         on_frames=on_frames,
+        ranks=ranks,
     )
     described = record(
         config,
         base,
         dataset.entry_names,
+        ranks,
         learning_rate=rate,
         steps=arguments.max_steps,
         num_pairs=len(dataset),
         delta_encoder=f"fresh, {model.delta_encoder.num_parameters():,} parameters",
         delta_encoder_config=model.delta_encoder.config.to_dict(),
     )
-    run.begin(described, bad)
-    on_begin(described)
+    ranks.from_main(lambda: begin_run(run, described, bad, config, on_begin), "while the run begins")
     recipe = PretrainRecipe(
         fusion_frames=config.fusion_frames,
         vision_sha256=base.vision_sha256,
@@ -220,5 +226,7 @@ def pretrain(
         arguments=arguments,
         run=run,
         on_progress=on_progress,
+        ranks=ranks,
+        config=config,
     )
     return run.result

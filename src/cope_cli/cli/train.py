@@ -38,6 +38,11 @@ LogOption = Annotated[int, typer.Option(help="Steps between lines of metrics.jso
 ReadersOption = Annotated[int, typer.Option("--workers", help="Processes that read samples; 0 reads in this one.")]
 Bf16Option = Annotated[bool, typer.Option("--bf16", help="Compute in bfloat16.")]
 CpuOption = Annotated[bool, typer.Option("--cpu", help="Use no GPU.")]
+FsdpOption = Annotated[bool, typer.Option("--fsdp", help="Shard the model over the ranks' GPUs (FSDP2).")]
+ActivationsOption = Annotated[
+    bool, typer.Option("--activation-checkpointing", help="Less memory: activations are computed twice.")
+]
+ReportOption = Annotated[str, typer.Option(help="tensorboard, wandb or none, beside metrics.jsonl.")]
 SkipOption = Annotated[
     int,
     typer.Option("--skip-bad", help="Leave out, by name, up to this many unreadable samples; 0 stops at one."),
@@ -67,6 +72,9 @@ def pretrain(
     workers: ReadersOption = 0,
     bf16: Bf16Option = False,
     cpu: CpuOption = False,
+    fsdp: FsdpOption = False,
+    activation_checkpointing: ActivationsOption = False,
+    report_to: ReportOption = "none",
     skip_bad: SkipOption = 0,
     rank_timeout: TimeoutOption = 60.0,
     run: RunOption = "",
@@ -96,6 +104,9 @@ def pretrain(
         workers=workers,
         bf16=bf16,
         cpu=cpu,
+        fsdp=fsdp,
+        activation_checkpointing=activation_checkpointing,
+        report_to=report_to,
         skip_bad=skip_bad,
         rank_timeout_minutes=rank_timeout,
     )
@@ -118,6 +129,9 @@ def finetune(
     keyframes: Annotated[int, typer.Option(help="K: slots per GOP shown as RGB.")] = 4,
     max_gops: Annotated[int, typer.Option(help="Show longer videos by this many evenly spaced GOPs.")] = 64,
     train_vision: Annotated[bool, typer.Option("--train-vision", help="Train the vision tower too, at 2e-6.")] = False,
+    group_by_length: Annotated[
+        bool, typer.Option("--group-by-length", help="Make batches of items of similar length.")
+    ] = False,
     fusion: FusionOption = 30,
     grid: GridOption = 224,
     steps: StepsOption = None,
@@ -133,6 +147,9 @@ def finetune(
     workers: ReadersOption = 0,
     bf16: Bf16Option = False,
     cpu: CpuOption = False,
+    fsdp: FsdpOption = False,
+    activation_checkpointing: ActivationsOption = False,
+    report_to: ReportOption = "none",
     skip_bad: SkipOption = 0,
     rank_timeout: TimeoutOption = 60.0,
     run: RunOption = "",
@@ -153,6 +170,7 @@ def finetune(
         keyframes=keyframes,
         max_gops=max_gops,
         train_vision=train_vision,
+        group_by_length=group_by_length,
         fusion_frames=fusion,
         grid_px=grid,
         steps=steps,
@@ -168,6 +186,9 @@ def finetune(
         workers=workers,
         bf16=bf16,
         cpu=cpu,
+        fsdp=fsdp,
+        activation_checkpointing=activation_checkpointing,
+        report_to=report_to,
         skip_bad=skip_bad,
         rank_timeout_minutes=rank_timeout,
     )

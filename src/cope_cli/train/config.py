@@ -16,6 +16,8 @@ from cope_cli.errors import UsageError
 FRESH = "fresh"
 #: The paper's rate for a batch of 64 (SPEC section 3): grows with the batch, whatever the number of ranks.
 PRETRAIN_RATE_PER_64 = 6.25e-5
+#: Where steps can be reported to, beside metrics.jsonl.
+REPORTERS = ("none", "tensorboard", "wandb")
 #: Fields whose flag has another name.
 _FLAGS = {
     "learning_rate": "lr",
@@ -49,6 +51,9 @@ class TrainConfig:
         workers: processes that read samples; 0 reads in the training process.
         bf16: compute in bfloat16, weights stay as they are.
         cpu: use no accelerator.
+        fsdp: shard weights, gradients and optimiser over the ranks (FSDP2) instead of keeping a copy on each.
+        activation_checkpointing: compute activations again in the backward pass instead of keeping them.
+        report_to: "none", "tensorboard" or "wandb", beside metrics.jsonl.
         skip_bad: leave out up to this many samples that cannot be read, by name; 0 stops at the first.
         rank_timeout_minutes: how long a rank waits for the others, which may be writing or adding frames.
     """
@@ -72,6 +77,9 @@ class TrainConfig:
     workers: int = 0
     bf16: bool = False
     cpu: bool = False
+    fsdp: bool = False
+    activation_checkpointing: bool = False
+    report_to: str = "none"
     skip_bad: int = 0
     rank_timeout_minutes: float = 60.0
 
@@ -82,7 +90,7 @@ class TrainConfig:
     #: up does not count, only how many there are; see `settings`.
     FREE: ClassVar[frozenset[str]] = frozenset(
         {"workers", "save_steps", "keep_checkpoints", "skip_bad", "rank_timeout_minutes"}
-        | {"batch_size", "accumulate", "global_batch"}
+        | {"batch_size", "accumulate", "global_batch", "fsdp", "activation_checkpointing", "report_to"}
     )
 
     def __post_init__(self) -> None:
@@ -97,6 +105,8 @@ class TrainConfig:
         counts = ("steps", "batch_size", "accumulate", "global_batch", "log_steps", "save_steps", "keep_checkpoints")
         for name in counts:
             self._check(name, lambda value: value >= 1, "at least 1")
+        if self.report_to not in REPORTERS:
+            raise UsageError(f"--report-to {self.report_to}: expected {', '.join(REPORTERS)}")
         for name in ("warmup_steps", "workers", "weight_decay", "max_grad_norm", "seed", "skip_bad"):
             self._check(name, lambda value: value >= 0, "0 or more")
         for name in ("learning_rate", "epochs", "rank_timeout_minutes"):
@@ -196,6 +206,7 @@ class FinetuneConfig(TrainConfig):
             if it has one, else that of the newest finished pretrain run for its vision tower, else a fresh one.
         delta_preset: preset of a fresh one; None: `small` for the small model, `paper` for others.
         train_vision: train the vision tower too.
+        group_by_length: make batches of samples of similar length.
         vision_learning_rate: at this peak rate.
     """
 
@@ -208,6 +219,7 @@ class FinetuneConfig(TrainConfig):
     delta_preset: str | None = None
     train_vision: bool = False
     vision_learning_rate: float = 2e-6
+    group_by_length: bool = False
 
     #: 60 passes over 20 items: eight questions were known by heart after 60 passes.
     SMALL_STEPS: ClassVar[int] = 150

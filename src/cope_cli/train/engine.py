@@ -17,7 +17,7 @@ from pickle import UnpicklingError
 from typing import Any, Protocol
 
 import torch
-from accelerate.utils import send_to_device
+from accelerate.utils import save_fsdp_optimizer, send_to_device
 from torch import Tensor, nn
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
@@ -27,8 +27,15 @@ from cope_cli.train.config import TrainConfig
 from cope_cli.train.order import EpochLoader, RankBatches
 from cope_cli.train.plot import draw_loss
 from cope_cli.train.ranks import Ranks
+from cope_cli.train.reporting import check_reporter
 from cope_cli.train.runs import RunFolder, newest_checkpoint
 from cope_cli.train.setup import OnProgress, check_num_bad
+from cope_cli.train.sharding import (
+    check_is_sharded,
+    checkpoint_activations,
+    fsdp_options,
+    full_state_dict,
+)
 
 
 class Recipe(Protocol):
@@ -85,6 +92,19 @@ class CopeTrainer(Trainer):
         self._extra_values: dict[str, Tensor] = {}
         self._last_logged_step: int | None = None
         self._last_log_seconds = time.monotonic()
+
+    def _prepare_for_training(self, *args: Any, **kwargs: Any) -> Any:
+        """Wrap the model; Trainer's hook.
+
+        Raises:
+            UsageError: it was to be sharded and was not.
+        """
+        if self.args.fsdp and not self.is_fsdp_enabled:
+            check_is_sharded(self.model)
+        prepared = super()._prepare_for_training(*args, **kwargs)
+        if self.args.fsdp:
+            check_is_sharded(self.model)
+        return prepared
 
     def get_train_dataloader(self) -> EpochLoader:
         """Return this rank's share of the samples; Trainer's hook."""
@@ -177,16 +197,17 @@ class CopeTrainer(Trainer):
         Raises:
             CopeError: the loss is not a number.
         """
-        super().log(logs, start_time)
         if "loss" not in logs:
+            super().log(logs, start_time)
             return
         step = self.state.global_step
         num_steps = step - (self._last_logged_step or 0)
-        values = {"step": step, **{name: float(value) for name, value in logs.items()}}
         for name, total in self._extra_values.items():
-            values[name] = float(self.accelerator.reduce(total, "sum")) / num_steps
+            logs[name] = float(self.accelerator.reduce(total, "sum")) / num_steps
         now = time.monotonic()
-        values["seconds_per_step"] = (now - self._last_log_seconds) / num_steps
+        logs["seconds_per_step"] = (now - self._last_log_seconds) / num_steps
+        super().log(logs, start_time)  # to what --report-to asks for
+        values = {"step": step, **{name: float(value) for name, value in logs.items()}}
         self._extra_values, self._last_logged_step, self._last_log_seconds = {}, step, now
         if not all(math.isfinite(value) for value in values.values()):
             raise CopeError(
@@ -220,7 +241,7 @@ class CopeTrainer(Trainer):
 
     def save_result(self) -> None:
         """Write what was trained and say that the run is finished."""
-        state = self.accelerator.get_state_dict(self.model) if self.is_fsdp_enabled else None
+        state = full_state_dict(self.model) if self.is_fsdp_enabled else None
         model = self.accelerator.unwrap_model(self.model)
 
         def write() -> None:
@@ -229,6 +250,20 @@ class CopeTrainer(Trainer):
             self.run.set_finished(self.state.global_step)
 
         self.ranks.from_main(write, "while writing the result")
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Write the model's whole weights on rank 0; all ranks call this."""
+        self._save(output_dir, full_state_dict(self.model) if self.is_fsdp_enabled else None)
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        """Write both; Trainer's own would write a sharded model's weights a second time."""
+        if not self.is_fsdp_enabled:
+            super()._save_optimizer_and_scheduler(output_dir)
+            return
+        plugin = self.accelerator.state.fsdp_plugin
+        save_fsdp_optimizer(plugin, self.accelerator, self.optimizer, self.model, output_dir)
+        if self.ranks.is_main:
+            torch.save(self.lr_scheduler.state_dict(), Path(output_dir) / "scheduler.pt")
 
     def _save(self, output_dir: str | None = None, state_dict: Mapping[str, Tensor] | None = None) -> None:
         """Write the model as the recipe does, on rank 0."""
@@ -260,9 +295,19 @@ class _LogWithCheckpoints(TrainerCallback):
 
 
 def training_arguments(
-    config: TrainConfig, run: Path, num_samples: int, learning_rate: float, num_ranks: int = 1
+    config: TrainConfig, run: Path, num_samples: int, learning_rate: float, num_ranks: int = 1, model: Any = None
 ) -> TrainingArguments:
-    """Return Trainer's settings: nothing printed, nothing reported, nothing hidden."""
+    """Return Trainer's settings: nothing printed, nothing reported unasked, nothing hidden.
+
+    Args:
+        config: the settings.
+        run: the run's folder.
+        num_samples: in the dataset.
+        learning_rate: peak rate.
+        num_ranks: processes that train together.
+        model: what FSDP is to shard.
+    """
+    check_reporter(config.report_to)
     steps = config.num_steps(num_samples, num_ranks)
     arguments = TrainingArguments(
         output_dir=str(run),
@@ -287,7 +332,10 @@ def training_arguments(
         remove_unused_columns=False,
         label_names=[],
         disable_tqdm=True,
-        report_to="none",
+        ddp_find_unused_parameters=False,  # every rank uses every trained parameter in each step
+        report_to=config.report_to,
+        run_name=run.name,
+        **fsdp_options(config, model),
     )
     # One process is one device. Trainer would cut batches up among all GPUs it sees; torchrun does that better.
     arguments._n_gpu = min(arguments.n_gpu, 1)
@@ -312,6 +360,8 @@ def run_training(
     Raises:
         CopeError: the loss is not a number; a sample cannot be read; a checkpoint is broken.
     """
+    if config.activation_checkpointing and not config.fsdp:  # else accelerate does it
+        checkpoint_activations(model)
     trainer = CopeTrainer(
         recipe=recipe,
         run=run,

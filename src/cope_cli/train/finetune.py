@@ -40,6 +40,7 @@ from cope_cli.train.setup import (
     open_index,
     record,
 )
+from cope_cli.train.sharding import check_fsdp, load_full_state_dict
 
 _VISION = "base.model.vision_tower."
 
@@ -75,7 +76,7 @@ class FinetuneRecipe:
 
     def load(self, model: nn.Module, folder: Path) -> None:
         """Read it back."""
-        model.load_state_dict(load_videolm(folder).model.state_dict())
+        load_full_state_dict(model, load_videolm(folder).model.state_dict())
 
 
 def set_trainable(model: VideoLM, *, train_vision: bool) -> None:
@@ -202,6 +203,7 @@ def finetune(
     from cope_cli.train.engine import run_training, training_arguments
 
     ranks = join_ranks(cpu=config.cpu, timeout_minutes=config.rank_timeout_minutes)
+    check_fsdp(config, ranks)
     run = RunFolder(run_folder, "finetune")
     settings = config.settings(ranks.count)
     ranks.from_main(lambda: run.check(settings, resume=resume), "while looking at the run's folder")
@@ -216,7 +218,7 @@ def finetune(
     set_trainable(base.model, train_vision=config.train_vision)
     dataset, entries, bad = _dataset(cache, config, base)
     rate = config.resolved_learning_rate()
-    arguments = training_arguments(config, run_folder, len(dataset), rate, ranks.count)
+    arguments = training_arguments(config, run_folder, len(dataset), rate, ranks.count, base.model)
     size_px = base.model.vision_size_px
     add_frames(
         cache,
@@ -245,5 +247,6 @@ def finetune(
         on_progress=on_progress,
         ranks=ranks,
         config=config,
+        lengths=dataset.lengths() if config.group_by_length else None,
     )
     return run.result

@@ -39,6 +39,7 @@ from cope_cli.train.setup import (
     open_index,
     record,
 )
+from cope_cli.train.sharding import check_fsdp, load_full_state_dict
 
 #: Alignment modules for the small model; others have the paper's width.
 SMALL_ALIGNMENT = AlignmentConfig(width=96, depth=2, heads=4)
@@ -121,6 +122,7 @@ class PretrainRecipe:
             model.delta_encoder,
             folder,
             alignment=model.alignment,
+            state_dict=state_dict,
             fusion_frames=self.fusion_frames,
             vision_sha256=self.vision_sha256,
         )
@@ -129,9 +131,9 @@ class PretrainRecipe:
         """Read both back."""
         assert isinstance(model, PretrainModel)
         loaded = load_delta_encoder(folder)
-        model.delta_encoder.load_state_dict(loaded.delta_encoder.state_dict())
         assert loaded.alignment is not None
-        model.alignment.load_state_dict(loaded.alignment.state_dict())
+        load_full_state_dict(model.delta_encoder, loaded.delta_encoder.state_dict())
+        load_full_state_dict(model.alignment, loaded.alignment.state_dict())
 
 
 def build_pretrain_model(base: Base, config: PretrainConfig) -> PretrainModel:
@@ -181,6 +183,7 @@ def pretrain(
     from cope_cli.train.engine import run_training, training_arguments
 
     ranks = join_ranks(cpu=config.cpu, timeout_minutes=config.rank_timeout_minutes)
+    check_fsdp(config, ranks)
     run = RunFolder(run_folder, "pretrain")
     settings = config.settings(ranks.count)
     ranks.from_main(lambda: run.check(settings, resume=resume), "while looking at the run's folder")
@@ -190,7 +193,7 @@ def pretrain(
     model = build_pretrain_model(base, config)
     dataset = PretrainDataset(cache.root, index.entries, size_px=size_px, skip_bad=config.skip_bad > 0)
     rate = config.resolved_learning_rate(ranks.count)
-    arguments = training_arguments(config, run_folder, len(dataset), rate, ranks.count)
+    arguments = training_arguments(config, run_folder, len(dataset), rate, ranks.count, model)
     add_frames(
         cache,
         index.entries,

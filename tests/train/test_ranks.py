@@ -68,6 +68,8 @@ def test_two_ranks_equal_one_with_twice_the_accumulation(
     else:
         finetune(train_cache, finetune_config(qa, **changes), one.path)
     for ours, theirs in zip(losses(two.metrics()), losses(one.metrics()), strict=True):
+        for line in (ours, theirs):
+            del line["epoch"]  # Trainer counts micro-batches, of which an epoch's last step may have fewer
         assert ours.pop("grad_norm") == pytest.approx(theirs.pop("grad_norm"), rel=1e-3)
         assert ours == pytest.approx(theirs, rel=1e-5)
     assert two.config()["learning_rate"] == one.config()["learning_rate"]

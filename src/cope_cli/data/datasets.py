@@ -179,7 +179,9 @@ class PretrainDataset:
         return _read(f"pair {pair} of entry {name}", lambda: self._pair(name, pair), self.skip_bad)
 
     def _pair(self, name: str, pair: int) -> PairSample:
-        return read_pair(self._entries.primitives(name), self._entries.frames(name), self.pair_slots(name)[pair])
+        primitives = self._entries.primitives(name)
+        slot = int(np.flatnonzero(~primitives.slots.is_iframe)[pair])
+        return read_pair(primitives, self._entries.frames(name), slot)
 
 
 def _num_pairs(entry: PrimitivesEntry) -> int:

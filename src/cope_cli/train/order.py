@@ -105,8 +105,7 @@ class RankBatches(Sampler[list[int]]):
         )
         for step in steps:
             for part in _cut(step, micro_batch):
-                # Dealt like cards: neighbours in length are on different ranks, not behind each other on one.
-                yield part[self.rank :: self.num_ranks]
+                yield part[self.rank * self.batch_size : (self.rank + 1) * self.batch_size]
 
 
 class EpochLoader(DataLoader[object]):

@@ -67,3 +67,7 @@ class CheckpointError(CopeError, ValueError):
 
 class WorkerDiedError(CopeError, RuntimeError):
     """A worker process ended without an answer, for example by a crash in native code."""
+
+
+class RanksError(CopeError, RuntimeError):
+    """Processes that train together do not find each other, or one of them is gone."""

@@ -122,6 +122,14 @@ class Frames:
         reader, row = self._where[slot]
         return reader.read("rgb", row)
 
+    def rgbs(self, slots: Sequence[int]) -> UInt8:
+        """Return several slots' pictures, at least one, (N, V, V, 3) uint8; raises like `rgb`."""
+        where = [self._where.get(slot) for slot in slots]
+        first = where[0]
+        if first is not None and where == [(first[0], first[1] + number) for number in range(len(slots))]:
+            return first[0].read("rgb", slice(first[1], first[1] + len(slots)))  # neighbours: no copy
+        return np.stack([self.rgb(slot) for slot in slots])
+
 
 def check_parts(entry: PrimitivesEntry, *, hashes: bool) -> int:
     """Compare every part of every size with its manifest; returns how many parts there are."""

@@ -4,8 +4,9 @@ One chunk is one slot: blosc (zstd level 1, bit shuffle), then a CRC-32C that ev
 16 GOPs. Zarr reads a missing chunk as zeros, so empty chunks are written too, and a reader compares the files with the
 manifest before it trusts them.
 
-Reading is left to the zarr package. Writing is done here, because slots come one at a time and must go to the disk so:
-a `ShardWriter` holds no more than one slot, and can join chunks that other processes compressed.
+The zarr package can read all of it. Writing is done here, because slots come one at a time and must go to the disk so:
+a `ShardWriter` holds no more than one slot, and can join chunks that other processes compressed. Slots are read by
+`chunks.ShardReader`, which is faster.
 Tests hold its files, byte for byte, against those that the zarr package writes.
 """
 
@@ -25,8 +26,8 @@ SHARD_GOPS = 16
 #: Raw bytes of a shard at most: bounds what is lost to one bad file, and its index, where windows are short.
 SHARD_BYTES = 16 * 2**20
 
-_INDEX_ENTRY = struct.Struct("<QQ")  # offset and size of a chunk in its shard
-_NO_CHUNK = _INDEX_ENTRY.pack(2**64 - 1, 2**64 - 1)
+INDEX_ENTRY = struct.Struct("<QQ")  # offset and size of a chunk in its shard
+NO_CHUNK = INDEX_ENTRY.pack(2**64 - 1, 2**64 - 1)
 _CRC32C = {"name": "crc32c"}
 
 blosc.use_threads = False  # cope scales with processes; blosc would add threads of its own to each
@@ -47,8 +48,7 @@ def write_table(group: Path, name: str, values: NDArray[Any]) -> None:
     """Write a one-dimensional array as one chunk with a checksum."""
     folder = group / name
     folder.mkdir()
-    chunk = [max(1, len(values))]
-    _write_document(folder, _array_document(values.shape, values.dtype, chunk, [_bytes_codec(values.dtype), _CRC32C]))
+    _write_document(folder, table_document(len(values), values.dtype))
     if len(values):
         (folder / "c.0").write_bytes(_with_crc32c(values.tobytes()))
 
@@ -82,14 +82,14 @@ class ShardWriter:
         self._index: list[bytes] = []
         self._offset = 0
         self._file: BinaryIO | None = None
-        _write_document(self.folder, _sharded_document((num, *shape), np.dtype(dtype), self._per_shard))
+        _write_document(self.folder, sharded_document((num, *shape), np.dtype(dtype), self._per_shard))
 
     def append(self, chunk: bytes) -> None:
         """Write the next slot, as `compress` gave it."""
         if self._file is None:
             self._file = (self.folder / f"c.{self._num_shards}{self._suffix}").open("wb")
         self._file.write(chunk)
-        self._index.append(_INDEX_ENTRY.pack(self._offset, len(chunk)))
+        self._index.append(INDEX_ENTRY.pack(self._offset, len(chunk)))
         self._offset += len(chunk)
         if len(self._index) == self._per_shard:
             self.close()
@@ -100,7 +100,7 @@ class ShardWriter:
             return
         missing = self._per_shard - len(self._index)
         with self._file:
-            self._file.write(_with_crc32c(b"".join(self._index) + _NO_CHUNK * missing))
+            self._file.write(_with_crc32c(b"".join(self._index) + NO_CHUNK * missing))
         self._file = None
         self._index, self._offset = [], 0
         self._num_shards += 1
@@ -131,7 +131,13 @@ def _array_document(
     }
 
 
-def _sharded_document(shape: tuple[int, ...], dtype: np.dtype[Any], slots_per_file: int) -> dict[str, Any]:
+def table_document(num: int, dtype: np.dtype[Any]) -> dict[str, Any]:
+    """Return the metadata of a one-dimensional array."""
+    return _array_document((num,), dtype, [max(1, num)], [_bytes_codec(dtype), _CRC32C])
+
+
+def sharded_document(shape: tuple[int, ...], dtype: np.dtype[Any], slots_per_file: int) -> dict[str, Any]:
+    """Return the metadata of an array of slots."""
     blosc_codec = {
         "typesize": dtype.itemsize,
         "cname": "zstd",

@@ -17,6 +17,7 @@ EncodeFlag = Annotated[bool, typer.Option("--encode", help="CPU of encoding besi
 ParallelFlag = Annotated[bool, typer.Option("--parallel", help="Wall time with one worker and with all.")]
 MemoryFlag = Annotated[bool, typer.Option("--memory", help="Peak memory of a worker on a long video.")]
 StorageFlag = Annotated[bool, typer.Option("--storage", help="Bytes per slot by layout and codec, of a cache.")]
+LoaderFlag = Annotated[bool, typer.Option("--loader", help="Training samples read per CPU second, of a cache.")]
 ResidualFlag = Annotated[bool, typer.Option("--residual", help="How exact the codec's own prediction is.")]
 LowresFlag = Annotated[bool, typer.Option("--lowres", help="Speed and drift of decoding at reduced size.")]
 WarpFlag = Annotated[bool, typer.Option("--warp", help="How well motion alone predicts the next slot.")]
@@ -44,6 +45,7 @@ def bench(
     parallel: ParallelFlag = False,
     memory: MemoryFlag = False,
     storage: StorageFlag = False,
+    loader: LoaderFlag = False,
     residual: ResidualFlag = False,
     lowres: LowresFlag = False,
     warp: WarpFlag = False,
@@ -62,7 +64,14 @@ def bench(
 ) -> None:
     """Measure: token budgets, time to first token, speed, memory, storage, exactness."""
     flags = {"tokens": tokens, "ttft": ttft, "extract": extract, "encode": encode, "parallel": parallel}
-    flags |= {"memory": memory, "storage": storage, "residual": residual, "lowres": lowres, "warp": warp}
+    flags |= {
+        "memory": memory,
+        "storage": storage,
+        "loader": loader,
+        "residual": residual,
+        "lowres": lowres,
+        "warp": warp,
+    }
     name = _chosen(flags)
     from cope_cli.cli import bench_data, bench_model
 
@@ -70,6 +79,8 @@ def bench(
         bench_model.tokens(json)
     elif name == "storage":
         bench_data.storage(cache, json)
+    elif name == "loader":
+        bench_data.loader(cache, fusion, grid, rounds, json)
     elif name == "warp":
         bench_data.warp(videos or [], cache, json)
     else:

@@ -253,6 +253,34 @@ def storage(cache: Path, json: bool) -> None:
     )
 
 
+def loader(cache: Path, fusion: int, grid: int, rounds: int, json: bool) -> None:
+    """Show how fast training samples are read."""
+    from cope_cli.bench.loader import measure_loader
+
+    found = measured(
+        "rounds",
+        lambda report: measure_loader(cache, fusion_frames=fusion, grid_px=grid, rounds=rounds, on_progress=report),
+    )
+    if json:
+        show.print_json(found)
+        return
+    show.print_table(
+        f"Reading per CPU second, {found.num_entries} entries, grid {found.grid_px}, RGB slots of {found.size_px} px",
+        ["samples", "read", "samples/s", "P slots/s", "RGB slots/s"],
+        [
+            (
+                speed.samples,
+                str(speed.num_samples),
+                f"{speed.samples_per_cpu_second:.1f}",
+                f"{speed.p_slots_per_cpu_second:.0f}",
+                f"{speed.num_rgb_slots / speed.cpu_seconds:.0f}",
+            )
+            for speed in found.speeds
+        ],
+    )
+    show.out.print(f"opening an entry: {found.open_cpu_ms:.1f} ms of CPU; 64 are kept open", highlight=False)
+
+
 def residual(run: FileRun) -> None:
     """Show how exact the codec's prediction is."""
     from cope_cli.bench.residual import measure_residual

@@ -102,10 +102,10 @@ class BatchProgress:
 
 
 @contextmanager
-def batch_progress(title: str, num_items: int) -> Iterator[BatchProgress]:
+def batch_progress(title: str, num_items: int, *, is_shown: bool = True) -> Iterator[BatchProgress]:
     """Show progress on stderr while the block runs, where stderr is a terminal."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as progress:
+    with Progress(*columns, console=err, transient=True, disable=not (is_shown and err.is_terminal)) as progress:
         yield BatchProgress(progress, title, num_items)
 
 

@@ -27,6 +27,9 @@ EpochsOption = Annotated[
 ]
 BatchOption = Annotated[int, typer.Option(help="Samples per device and micro-batch.")]
 AccumulateOption = Annotated[int, typer.Option(help="Micro-batches per optimiser step.")]
+GlobalBatchOption = Annotated[
+    int | None, typer.Option(help="Samples per optimiser step over all ranks; accumulation follows from it.")
+]
 RateOption = Annotated[float | None, typer.Option("--lr", help="Peak learning rate.")]
 WarmupOption = Annotated[int | None, typer.Option("--warmup", help="Steps of linear rise before the cosine.")]
 SeedOption = Annotated[int, typer.Option(help="Of fresh weights and of the order of samples.")]
@@ -35,7 +38,18 @@ LogOption = Annotated[int, typer.Option(help="Steps between lines of metrics.jso
 ReadersOption = Annotated[int, typer.Option("--workers", help="Processes that read samples; 0 reads in this one.")]
 Bf16Option = Annotated[bool, typer.Option("--bf16", help="Compute in bfloat16.")]
 CpuOption = Annotated[bool, typer.Option("--cpu", help="Use no GPU.")]
-SkipOption = Annotated[bool, typer.Option("--skip-bad", help="Leave out, by name, samples that cannot be read.")]
+FsdpOption = Annotated[bool, typer.Option("--fsdp", help="Shard the model over the ranks' GPUs (FSDP2).")]
+ActivationsOption = Annotated[
+    bool, typer.Option("--activation-checkpointing", help="Less memory: activations are computed twice.")
+]
+ReportOption = Annotated[str, typer.Option(help="tensorboard, wandb or none, beside metrics.jsonl.")]
+SkipOption = Annotated[
+    int,
+    typer.Option("--skip-bad", help="Leave out, by name, up to this many unreadable samples; 0 stops at one."),
+]
+TimeoutOption = Annotated[
+    float, typer.Option("--rank-timeout", help="Minutes that a rank waits for others, such as one that adds frames.")
+]
 PresetOption = Annotated[str | None, typer.Option(help="Preset of a fresh Delta-encoder: paper, wide or small.")]
 
 
@@ -49,6 +63,7 @@ def pretrain(
     epochs: EpochsOption = None,
     batch_size: BatchOption = 16,
     accumulate: AccumulateOption = 1,
+    global_batch: GlobalBatchOption = None,
     lr: RateOption = None,
     warmup: WarmupOption = None,
     seed: SeedOption = 0,
@@ -57,7 +72,11 @@ def pretrain(
     workers: ReadersOption = 0,
     bf16: Bf16Option = False,
     cpu: CpuOption = False,
-    skip_bad: SkipOption = False,
+    fsdp: FsdpOption = False,
+    activation_checkpointing: ActivationsOption = False,
+    report_to: ReportOption = "none",
+    skip_bad: SkipOption = 0,
+    rank_timeout: TimeoutOption = 60.0,
     run: RunOption = "",
     resume: ResumeOption = False,
     runs: RunsOption = DEFAULT_RUNS,
@@ -76,6 +95,7 @@ def pretrain(
         epochs=epochs,
         batch_size=batch_size,
         accumulate=accumulate,
+        global_batch=global_batch,
         learning_rate=lr,
         warmup_steps=warmup,
         seed=seed,
@@ -84,7 +104,11 @@ def pretrain(
         workers=workers,
         bf16=bf16,
         cpu=cpu,
+        fsdp=fsdp,
+        activation_checkpointing=activation_checkpointing,
+        report_to=report_to,
         skip_bad=skip_bad,
+        rank_timeout_minutes=rank_timeout,
     )
     from cope_cli.train.pretrain import pretrain as train
 
@@ -105,12 +129,16 @@ def finetune(
     keyframes: Annotated[int, typer.Option(help="K: slots per GOP shown as RGB.")] = 4,
     max_gops: Annotated[int, typer.Option(help="Show longer videos by this many evenly spaced GOPs.")] = 64,
     train_vision: Annotated[bool, typer.Option("--train-vision", help="Train the vision tower too, at 2e-6.")] = False,
+    group_by_length: Annotated[
+        bool, typer.Option("--group-by-length", help="Make batches of items of similar length.")
+    ] = False,
     fusion: FusionOption = 30,
     grid: GridOption = 224,
     steps: StepsOption = None,
     epochs: EpochsOption = None,
     batch_size: BatchOption = 8,
     accumulate: AccumulateOption = 1,
+    global_batch: GlobalBatchOption = None,
     lr: RateOption = None,
     warmup: WarmupOption = None,
     seed: SeedOption = 0,
@@ -119,7 +147,11 @@ def finetune(
     workers: ReadersOption = 0,
     bf16: Bf16Option = False,
     cpu: CpuOption = False,
-    skip_bad: SkipOption = False,
+    fsdp: FsdpOption = False,
+    activation_checkpointing: ActivationsOption = False,
+    report_to: ReportOption = "none",
+    skip_bad: SkipOption = 0,
+    rank_timeout: TimeoutOption = 60.0,
     run: RunOption = "",
     resume: ResumeOption = False,
     runs: RunsOption = DEFAULT_RUNS,
@@ -138,12 +170,14 @@ def finetune(
         keyframes=keyframes,
         max_gops=max_gops,
         train_vision=train_vision,
+        group_by_length=group_by_length,
         fusion_frames=fusion,
         grid_px=grid,
         steps=steps,
         epochs=epochs,
         batch_size=batch_size,
         accumulate=accumulate,
+        global_batch=global_batch,
         learning_rate=lr,
         warmup_steps=warmup,
         seed=seed,
@@ -152,7 +186,11 @@ def finetune(
         workers=workers,
         bf16=bf16,
         cpu=cpu,
+        fsdp=fsdp,
+        activation_checkpointing=activation_checkpointing,
+        report_to=report_to,
         skip_bad=skip_bad,
+        rank_timeout_minutes=rank_timeout,
     )
     from cope_cli.train.finetune import finetune as train
 
@@ -169,12 +207,15 @@ def _train(
     resume: bool,
     json: bool,
 ) -> None:
-    """Run a training stage under a progress bar and say what came of it."""
+    """Run a training stage under a progress bar and say what came of it, all of it on rank 0."""
     from cope_cli.cache.store import Cache
+    from cope_cli.train.ranks import join_ranks, leave_ranks
     from cope_cli.train.runs import RunFolder, next_run_name
 
-    folder = runs / (run or next_run_name(runs, kind))
-    with show.batch_progress(kind, 0) as progress:
+    ranks = join_ranks(cpu=config.cpu, timeout_minutes=config.rank_timeout_minutes)
+    name = ranks.from_main(lambda: run or next_run_name(runs, kind), "while the run gets its name")
+    folder = runs / name
+    with show.batch_progress(kind, 0, is_shown=ranks.is_main) as progress:
         result = train(
             Cache(cache),
             config,
@@ -184,6 +225,9 @@ def _train(
             on_progress=lambda step, total, metrics: progress.step(kind, step, total, metrics),
             on_frames=lambda entry, done, total: progress.update(f"RGB slots of {entry}", done, total),
         )
+    leave_ranks()
+    if not ranks.is_main:
+        return
     records = RunFolder(folder, kind)
     metrics, skipped = records.metrics(), records.skipped()
     if json:
@@ -197,6 +241,7 @@ def _train(
 
 
 def _say_what_is_trained(record: Mapping[str, Any]) -> None:
+    show.err.print(record["batch"], style="dim", highlight=False, soft_wrap=True)
     show.err.print(f"base: {record['base_model']}", style="dim", highlight=False, soft_wrap=True)
     show.err.print(f"Delta-encoder: {record['delta_encoder']}", style="dim", highlight=False, soft_wrap=True)
 

@@ -96,6 +96,24 @@ class FinetuneDataset:
         """Return the slots of an entry that some sample may show as RGB."""
         return self.builder.plan(Timeline.of(self._entries.primitives(name))).rgb_slots
 
+    def lengths(self) -> list[int]:
+        """Return about how many tokens each sample has: its video's, and its text's at four characters a token.
+
+        An entry that cannot be read counts as no tokens; its samples fail when they are read.
+        """
+        visual: dict[str, int] = {}
+        for name in self.entry_names:
+            try:
+                timeline = Timeline.of(self._entries.primitives(name))
+            except CopeError:
+                visual[name] = 0
+            else:
+                visual[name] = self.builder.plan(timeline).num_tokens
+        return [
+            visual[name] + sum(len(turn.question) + len(turn.answer) for turn in item.turns) // 4
+            for item, name in self._items
+        ]
+
     def __getitem__(self, index: int) -> Sample | BadSample:
         """Read a sample.
 
@@ -161,7 +179,9 @@ class PretrainDataset:
         return _read(f"pair {pair} of entry {name}", lambda: self._pair(name, pair), self.skip_bad)
 
     def _pair(self, name: str, pair: int) -> PairSample:
-        return read_pair(self._entries.primitives(name), self._entries.frames(name), self.pair_slots(name)[pair])
+        primitives = self._entries.primitives(name)
+        slot = int(np.flatnonzero(~primitives.slots.is_iframe)[pair])
+        return read_pair(primitives, self._entries.frames(name), slot)
 
 
 def _num_pairs(entry: PrimitivesEntry) -> int:

@@ -83,10 +83,10 @@ def read_visuals(primitives: Primitives, frames: Frames, plan: TokenPlan, size_p
         LookupError: an RGB slot was never stored.
         CacheCorruptError: a checksum fails.
     """
-    rgb = [frames.rgb(slot) for slot in plan.rgb_slots]
+    empty = np.empty((0, size_px, size_px, 3), np.uint8)
     motion, residual = primitives.p_slots(plan.delta_slots)
     return Visuals(
-        rgb=np.stack(rgb) if rgb else np.empty((0, size_px, size_px, 3), np.uint8),
+        rgb=frames.rgbs(plan.rgb_slots) if plan.rgb_slots else empty,
         motion=motion,
         residual=residual,
         frame_size_px=np.tile(_frame_size_px(primitives), (len(motion), 1)),
@@ -101,7 +101,7 @@ def read_pair(primitives: Primitives, frames: Frames, slot: int) -> PairSample:
     """
     motion, residual = primitives.motion(slot), primitives.residual(slot)
     return PairSample(
-        rgb=np.stack([frames.rgb(slot - 1), frames.rgb(slot)]),
+        rgb=frames.rgbs((slot - 1, slot)),
         motion=motion,
         residual=residual,
         frame_size_px=_frame_size_px(primitives),

@@ -265,6 +265,7 @@ def save_delta_encoder(
     alignment: Alignment | None = None,
     fusion_frames: int,
     vision_sha256: str,
+    state_dict: Mapping[str, Tensor] | None = None,
 ) -> None:
     """Write a pre-trained Delta-encoder, with its alignment modules if given; a folder already there is replaced.
 
@@ -274,15 +275,18 @@ def save_delta_encoder(
         alignment: the modules of Eq. 8 and 9, to go on pre-training or to measure retrieval with.
         fusion_frames: the fusion window s, in frames, of its training data.
         vision_sha256: `vision_tower_sha256` of the model whose vision tokens it predicts.
+        state_dict: the weights of both, below `delta_encoder.` and `alignment.`, where they are gathered from several
+            ranks.
     """
     described = None
     if alignment is not None:
         described = {"token_width": alignment.token_width, "num_motion_tokens": alignment.num_motion_tokens}
         described |= asdict(alignment.config)
     with new_folder(folder) as temporary:
-        _write_tensors(temporary / DELTA_ENCODER_FILE, delta_encoder.state_dict())
+        gathered = {name: _below(state_dict or {}, f"{name}.") for name in ("delta_encoder", "alignment")}
+        _write_tensors(temporary / DELTA_ENCODER_FILE, gathered["delta_encoder"] or delta_encoder.state_dict())
         if alignment is not None:
-            _write_tensors(temporary / ALIGNMENT_FILE, alignment.state_dict())
+            _write_tensors(temporary / ALIGNMENT_FILE, gathered["alignment"] or alignment.state_dict())
         values = {
             "delta_encoder": delta_encoder.config.to_dict(),
             "alignment": described,

@@ -238,9 +238,12 @@ class VideoLM(nn.Module):
         Returns:
             The next-token loss (section 3.3) and the logits.
         """
-        embeddings = self.embed(batch)
-        if batch.labels is not None:
-            embeddings = embeddings + self._dummy(batch).to(embeddings.dtype)
+        if batch.labels is None:
+            embeddings = self.embed(batch)
+        else:  # vision tower before Delta-encoder on every rank, or ranks that shard them wait for different ones
+            dummy = self._dummy_frame(batch)
+            embeddings = self.embed(batch)
+            embeddings = embeddings + (dummy + self._dummy_slot(batch)).to(embeddings.dtype)
         positions = (batch.attention_mask.long().cumsum(-1) - 1).clamp(min=0)
         hidden = self.base.model.language_model(
             inputs_embeds=embeddings, attention_mask=batch.attention_mask, position_ids=positions, use_cache=False
@@ -254,19 +257,24 @@ class VideoLM(nn.Module):
         divisor = max(len(logits), 1) if num_items_in_batch is None else num_items_in_batch
         return VideoLMOutput(loss=total / divisor, logits=logits)
 
-    def _dummy(self, batch: VideoLMBatch) -> Tensor:
-        """Return 0, computed through the parts of the model for which the batch has no input."""
-        device, total = batch.input_ids.device, torch.zeros((), device=batch.input_ids.device)
-        if len(batch.rgb) == 0:
-            frame = torch.zeros((1, self.vision_size_px, self.vision_size_px, 3), dtype=torch.uint8, device=device)
-            total = total + 0.0 * self.rgb_tokens(frame).float().mean().to(device)
-        if self.delta_encoder is not None and (len(batch.motion) == 0 or batch.delta_mode == "zero"):
-            side = self.delta_encoder.config.grid_px
-            motion = torch.zeros((1, 2, side, side), dtype=torch.int16, device=device)
-            residual = torch.zeros((1, side, side, 3), dtype=torch.int16, device=device)
-            size = torch.ones((1, 2), dtype=torch.int32, device=device)
-            total = total + 0.0 * self.delta_tokens(motion, residual, size).float().mean().to(device)
-        return total
+    def _dummy_frame(self, batch: VideoLMBatch) -> Tensor:
+        """Return 0, computed through the vision tower if the batch has no frame for it."""
+        device = batch.input_ids.device
+        if len(batch.rgb):
+            return torch.zeros((), device=device)
+        frame = torch.zeros((1, self.vision_size_px, self.vision_size_px, 3), dtype=torch.uint8, device=device)
+        return 0.0 * self.rgb_tokens(frame).float().mean().to(device)
+
+    def _dummy_slot(self, batch: VideoLMBatch) -> Tensor:
+        """Return 0, computed through the Delta-encoder if the batch has nothing for it."""
+        device = batch.input_ids.device
+        if self.delta_encoder is None or (len(batch.motion) and batch.delta_mode == "on"):
+            return torch.zeros((), device=device)
+        side = self.delta_encoder.config.grid_px
+        motion = torch.zeros((1, 2, side, side), dtype=torch.int16, device=device)
+        residual = torch.zeros((1, side, side, 3), dtype=torch.int16, device=device)
+        size = torch.ones((1, 2), dtype=torch.int32, device=device)
+        return 0.0 * self.delta_tokens(motion, residual, size).float().mean().to(device)
 
     def new_cache(self) -> Any:
         """Return an empty KV cache, transformers' `DynamicCache`, for `generate`."""

@@ -33,6 +33,11 @@ class ErrorsAsSamples:
     def __len__(self) -> int:
         return len(self.dataset)
 
+    def set_epoch(self, epoch: int) -> None:
+        """Pass the epoch on to a dataset whose samples depend on it; before its worker processes start."""
+        if hasattr(self.dataset, "set_epoch"):
+            self.dataset.set_epoch(epoch)
+
     def __getitem__(self, index: int) -> Any:
         """Read a sample, or return the error it raises."""
         try:

@@ -16,8 +16,15 @@ from cope_cli.errors import UsageError
 FRESH = "fresh"
 #: The paper's rate for a batch of 64 (SPEC section 3): grows with the batch, whatever the number of ranks.
 PRETRAIN_RATE_PER_64 = 6.25e-5
+#: Where steps can be reported to, beside metrics.jsonl.
+REPORTERS = ("none", "tensorboard", "wandb")
 #: Fields whose flag has another name.
-_FLAGS = {"learning_rate": "lr", "vision_learning_rate": "vision-lr", "warmup_steps": "warmup"}
+_FLAGS = {
+    "learning_rate": "lr",
+    "vision_learning_rate": "vision-lr",
+    "warmup_steps": "warmup",
+    "rank_timeout_minutes": "rank-timeout",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +38,8 @@ class TrainConfig:
         steps: optimiser steps; None: `epochs`.
         epochs: passes over the data, where `steps` is None; None: one, or the small model's number of steps.
         batch_size: samples per device and micro-batch.
-        accumulate: micro-batches per optimiser step.
+        accumulate: micro-batches per optimiser step; more than 1 excludes `global_batch`.
+        global_batch: samples per optimiser step over all ranks; accumulation follows from it.
         learning_rate: peak rate; None: see `resolved_learning_rate`.
         warmup_steps: steps of linear rise before the cosine; None: a tenth of the steps, at most 1000 (the paper's).
         weight_decay: AdamW's, on matrices.
@@ -43,7 +51,11 @@ class TrainConfig:
         workers: processes that read samples; 0 reads in the training process.
         bf16: compute in bfloat16, weights stay as they are.
         cpu: use no accelerator.
-        skip_bad: leave out samples that cannot be read, by name, instead of stopping.
+        fsdp: shard weights, gradients and optimiser over the ranks (FSDP2) instead of keeping a copy on each.
+        activation_checkpointing: compute activations again in the backward pass instead of keeping them.
+        report_to: "none", "tensorboard" or "wandb", beside metrics.jsonl.
+        skip_bad: leave out up to this many samples that cannot be read, by name; 0 stops at the first.
+        rank_timeout_minutes: how long a rank waits for the others, which may be writing or adding frames.
     """
 
     model: Path | str | None = None
@@ -53,6 +65,7 @@ class TrainConfig:
     epochs: float | None = None
     batch_size: int = 8
     accumulate: int = 1
+    global_batch: int | None = None
     learning_rate: float | None = None
     warmup_steps: int | None = None
     weight_decay: float = 0.0
@@ -64,24 +77,39 @@ class TrainConfig:
     workers: int = 0
     bf16: bool = False
     cpu: bool = False
-    skip_bad: bool = False
+    fsdp: bool = False
+    activation_checkpointing: bool = False
+    report_to: str = "none"
+    skip_bad: int = 0
+    rank_timeout_minutes: float = 60.0
 
     #: Steps and peak rate of the small seeded model, measured on the sample videos.
     SMALL_STEPS: ClassVar[int]
     SMALL_LEARNING_RATE: ClassVar[float]
-    #: Fields that change neither the outcome nor the data: a resumed run may have others.
-    FREE: ClassVar[frozenset[str]] = frozenset({"workers", "save_steps", "keep_checkpoints"})
+    #: Fields that change neither the outcome nor the data: a resumed run may have others. How a step's samples are cut
+    #: up does not count, only how many there are; see `settings`.
+    FREE: ClassVar[frozenset[str]] = frozenset(
+        {"workers", "save_steps", "keep_checkpoints", "skip_bad", "rank_timeout_minutes"}
+        | {"batch_size", "accumulate", "global_batch", "fsdp", "activation_checkpointing", "report_to"}
+    )
 
     def __post_init__(self) -> None:
         ExtractConfig(fusion_frames=self.fusion_frames, grid_px=self.grid_px)
         if self.steps is not None and self.epochs is not None:
             raise UsageError(f"--steps {self.steps} and --epochs {self.epochs}: give one of them")
-        at_least_one = ("steps", "batch_size", "accumulate", "log_steps", "save_steps", "keep_checkpoints")
-        for name in at_least_one:
+        if self.global_batch is not None and self.accumulate != 1:
+            raise UsageError(
+                f"--global-batch {self.global_batch} and --accumulate {self.accumulate}: give one of them",
+                "Accumulation follows from the global batch, the batch size and the number of ranks.",
+            )
+        counts = ("steps", "batch_size", "accumulate", "global_batch", "log_steps", "save_steps", "keep_checkpoints")
+        for name in counts:
             self._check(name, lambda value: value >= 1, "at least 1")
-        for name in ("warmup_steps", "workers", "weight_decay", "max_grad_norm", "seed"):
+        if self.report_to not in REPORTERS:
+            raise UsageError(f"--report-to {self.report_to}: expected {', '.join(REPORTERS)}")
+        for name in ("warmup_steps", "workers", "weight_decay", "max_grad_norm", "seed", "skip_bad"):
             self._check(name, lambda value: value >= 0, "0 or more")
-        for name in ("learning_rate", "epochs"):
+        for name in ("learning_rate", "epochs", "rank_timeout_minutes"):
             self._check(name, lambda value: value > 0, "above 0")
 
     def _check(self, name: str, is_good: Any, expected: str) -> None:
@@ -90,10 +118,34 @@ class TrainConfig:
             flag = _FLAGS.get(name, name)
             raise UsageError(f"--{flag.replace('_', '-')} {value}: expected {expected}")
 
-    @property
-    def global_batch(self) -> int:
-        """Samples per optimiser step on one device."""
-        return self.batch_size * self.accumulate
+    def micro_batches(self, num_ranks: int = 1) -> int:
+        """Return the micro-batches of a step on each rank.
+
+        Raises:
+            UsageError: the global batch is not a whole number of micro-batches; names the nearest that are.
+        """
+        if self.global_batch is None:
+            return self.accumulate
+        unit = self.batch_size * num_ranks
+        if self.global_batch % unit:
+            below = self.global_batch // unit * unit
+            nearest = " or ".join(str(value) for value in (below, below + unit) if value)
+            raise UsageError(
+                f"--global-batch {self.global_batch}: not a multiple of {self.batch_size} samples x {num_ranks} ranks",
+                f"The nearest are {nearest}; or choose another --batch-size.",
+            )
+        return self.global_batch // unit
+
+    def step_samples(self, num_ranks: int = 1) -> int:
+        """Return the samples of an optimiser step over all ranks; raises like `micro_batches`."""
+        return self.batch_size * num_ranks * self.micro_batches(num_ranks)
+
+    def filling(self, num_ranks: int = 1) -> str:
+        """Say how the global batch comes about; raises like `micro_batches`."""
+        micro_batches = self.micro_batches(num_ranks)
+        counts = ((self.batch_size, "sample"), (num_ranks, "rank"), (micro_batches, "micro-batch"))
+        parts = (f"{n} {what}{'' if n == 1 else 'es' if what.endswith('ch') else 's'}" for n, what in counts)
+        return f"global batch {self.step_samples(num_ranks)} = {' x '.join(parts)}"
 
     def num_steps(self, num_samples: int, num_ranks: int = 1) -> int:
         """Return the optimiser steps over a dataset; a last, smaller batch counts as a step."""
@@ -101,16 +153,16 @@ class TrainConfig:
             return self.steps
         if self.epochs is None and self.model is None:
             return self.SMALL_STEPS
-        micro_batches = -(-num_samples // (self.batch_size * num_ranks))
-        return max(1, round((self.epochs or 1.0) * -(-micro_batches // self.accumulate)))
+        return max(1, round((self.epochs or 1.0) * -(-num_samples // self.step_samples(num_ranks))))
 
     def num_warmup_steps(self, num_steps: int) -> int:
         """Return the steps of linear rise."""
         return min(1000, num_steps // 10) if self.warmup_steps is None else self.warmup_steps
 
-    def settings(self) -> dict[str, Any]:
-        """Return the fields that decide the outcome, as JSON values."""
-        return {name: value for name, value in self.to_dict().items() if name not in self.FREE}
+    def settings(self, num_ranks: int = 1) -> dict[str, Any]:
+        """Return what decides the outcome, as JSON values: fields, and the samples of a step over all ranks."""
+        values = {name: value for name, value in self.to_dict().items() if name not in self.FREE}
+        return {**values, "step_samples": self.step_samples(num_ranks)}
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as JSON values."""
@@ -138,7 +190,7 @@ class PretrainConfig(TrainConfig):
             return self.learning_rate
         if self.model is None:
             return self.SMALL_LEARNING_RATE
-        return PRETRAIN_RATE_PER_64 * self.global_batch * num_ranks / 64
+        return PRETRAIN_RATE_PER_64 * self.step_samples(num_ranks) / 64
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,6 +206,7 @@ class FinetuneConfig(TrainConfig):
             if it has one, else that of the newest finished pretrain run for its vision tower, else a fresh one.
         delta_preset: preset of a fresh one; None: `small` for the small model, `paper` for others.
         train_vision: train the vision tower too.
+        group_by_length: make batches of samples of similar length.
         vision_learning_rate: at this peak rate.
     """
 
@@ -166,6 +219,7 @@ class FinetuneConfig(TrainConfig):
     delta_preset: str | None = None
     train_vision: bool = False
     vision_learning_rate: float = 2e-6
+    group_by_length: bool = False
 
     #: 60 passes over 20 items: eight questions were known by heart after 60 passes.
     SMALL_STEPS: ClassVar[int] = 150

@@ -1,7 +1,7 @@
 """transformers' Trainer with our losses, batches, parameter groups, checkpoints and records.
 
-Covered: one process on the CPU or a GPU, bf16, gradient accumulation, exact resume. The same code runs under
-torchrun as far as Trainer goes; what has to be checked there is left to the issue that does.
+Covered: one process on the CPU or a GPU, several under torchrun (DDP, FSDP2), bf16, gradient accumulation, exact
+resume. Rank 0 writes; whatever can go wrong on one rank alone is told to all before they would wait for it.
 
 The loss of a step is a sum over what its samples ask for, divided by the count over all its micro-batches (and
 ranks): batch size times accumulation is what counts, not how it is cut.
@@ -11,21 +11,31 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any, Protocol
 
 import torch
+from accelerate.utils import save_fsdp_optimizer, send_to_device
 from torch import Tensor, nn
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
+from cope_cli.data.datasets import BadSample
 from cope_cli.errors import CheckpointError, CopeError
-from cope_cli.files import new_folder
 from cope_cli.train.config import TrainConfig
+from cope_cli.train.order import EpochLoader, RankBatches
 from cope_cli.train.plot import draw_loss
+from cope_cli.train.ranks import Ranks
+from cope_cli.train.reporting import check_reporter
 from cope_cli.train.runs import RunFolder, newest_checkpoint
-from cope_cli.train.setup import OnProgress
+from cope_cli.train.setup import OnProgress, check_num_bad
+from cope_cli.train.sharding import (
+    check_is_sharded,
+    checkpoint_activations,
+    fsdp_options,
+    full_state_dict,
+)
 
 
 class Recipe(Protocol):
@@ -45,9 +55,29 @@ class Recipe(Protocol):
 
 
 class CopeTrainer(Trainer):
-    """Trainer for one `Recipe`, writing to one `RunFolder`."""
+    """Trainer for one `Recipe`, writing to one `RunFolder`.
 
-    def __init__(self, *, recipe: Recipe, run: RunFolder, on_progress: OnProgress, **options: Any) -> None:
+    Args:
+        recipe: of the stage.
+        run: where to write.
+        on_progress: called on rank 0 for each logged step.
+        ranks: this process among the others.
+        max_bad: samples that may be left out.
+        lengths: of the samples, to batch similar ones together; None for any.
+        options: Trainer's.
+    """
+
+    def __init__(
+        self,
+        *,
+        recipe: Recipe,
+        run: RunFolder,
+        on_progress: OnProgress,
+        ranks: Ranks | None = None,
+        max_bad: int = 0,
+        lengths: Sequence[int] | None = None,
+        **options: Any,
+    ) -> None:
         super().__init__(callbacks=[_LogWithCheckpoints()], **options)
         self.remove_callback(PrinterCallback)
         # Trainer then counts the labels of a step's micro-batches and knows that our loss is divided by them.
@@ -55,10 +85,74 @@ class CopeTrainer(Trainer):
         self.recipe = recipe
         self.run = run
         self.on_progress = on_progress
+        self.ranks = ranks or Ranks()
+        self.max_bad = max_bad
+        self.lengths = lengths
         self._bad = {line["where"] for line in run.skipped()}
         self._extra_values: dict[str, Tensor] = {}
         self._last_logged_step: int | None = None
         self._last_log_seconds = time.monotonic()
+
+    def _prepare_for_training(self, *args: Any, **kwargs: Any) -> Any:
+        """Wrap the model; Trainer's hook.
+
+        Raises:
+            UsageError: it was to be sharded and was not.
+        """
+        if self.args.fsdp and not self.is_fsdp_enabled:
+            check_is_sharded(self.model)
+        prepared = super()._prepare_for_training(*args, **kwargs)
+        if self.args.fsdp:
+            check_is_sharded(self.model)
+        return prepared
+
+    def get_train_dataloader(self) -> EpochLoader:
+        """Return this rank's share of the samples; Trainer's hook."""
+        args, dataset = self.args, self.train_dataset
+        batches = RankBatches(
+            len(dataset),
+            batch_size=args.per_device_train_batch_size,
+            accumulate=args.gradient_accumulation_steps,
+            seed=args.seed,
+            rank=self.ranks.index,
+            num_ranks=self.ranks.count,
+            lengths=self.lengths,
+            on_epoch=getattr(dataset, "set_epoch", lambda epoch: None),
+        )
+        return EpochLoader(
+            dataset,
+            batches,
+            collate_fn=self.data_collator,
+            num_workers=args.dataloader_num_workers,
+            pin_memory=args.dataloader_pin_memory,
+        )
+
+    def get_batch_samples(self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device) -> Any:
+        """Read a step's micro-batches; every rank hears here of what any of them could not read.
+
+        Raises:
+            DataError: a sample could not be read and is not to be left out, or too many were; on all ranks the same.
+        """
+        batches, num_items = super().get_batch_samples(epoch_iterator, num_batches, device)
+        found = [sample for batch in batches for sample in (*batch["errors"], *batch["bad"])]
+        for sample in self.ranks.gather_lists(found, "while reading samples"):
+            if isinstance(sample, CopeError):
+                raise sample
+            self._leave_out(sample)
+        return batches, num_items
+
+    def _leave_out(self, bad: BadSample) -> None:
+        """Count a sample that is left out, and note it where it is met first: it comes back every epoch."""
+        if bad.where in self._bad:
+            return
+        self._bad.add(bad.where)
+        if self.ranks.is_main:
+            self.run.log_skipped(self.state.global_step + 1, bad)
+        check_num_bad(len(self._bad), self.max_bad, bad)
+
+    def _prepare_input(self, data: Any) -> Any:
+        """Move a batch to the device; Trainer's own looks inside no dataclass."""
+        return send_to_device(data, self.args.device, non_blocking=self.args.dataloader_pin_memory)
 
     def compute_loss(
         self,
@@ -67,19 +161,9 @@ class CopeTrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: Tensor | None = None,
     ) -> Any:
-        """Return the share of the step's loss that a micro-batch has.
-
-        Raises:
-            DataError: a sample could not be read and is not to be left out.
-        """
+        """Return the share of the step's loss that a micro-batch has."""
         if self._last_logged_step is None:  # the first step of this process, which may be a resumed run's
             self._last_logged_step, self._last_log_seconds = self.state.global_step, time.monotonic()
-        for error in inputs["errors"]:
-            raise error
-        for bad in inputs["bad"]:
-            if bad.where not in self._bad:  # it comes back every epoch
-                self._bad.add(bad.where)
-                self.run.log_skipped(self.state.global_step + 1, bad)
         counted = inputs["labels"].ne(-100).sum() if num_items_in_batch is None else num_items_in_batch
         num_items = torch.as_tensor(counted, device=self.args.device).clamp(min=1)  # all samples of a step may be bad
         loss, extra = self.recipe.loss(model, inputs["batch"], inputs["labels"], num_items)
@@ -113,41 +197,78 @@ class CopeTrainer(Trainer):
         Raises:
             CopeError: the loss is not a number.
         """
-        super().log(logs, start_time)
         if "loss" not in logs:
+            super().log(logs, start_time)
             return
         step = self.state.global_step
         num_steps = step - (self._last_logged_step or 0)
-        values = {"step": step, **{name: float(value) for name, value in logs.items()}}
         for name, total in self._extra_values.items():
-            values[name] = float(self.accelerator.reduce(total, "sum")) / num_steps
+            logs[name] = float(self.accelerator.reduce(total, "sum")) / num_steps
         now = time.monotonic()
-        values["seconds_per_step"] = (now - self._last_log_seconds) / num_steps
+        logs["seconds_per_step"] = (now - self._last_log_seconds) / num_steps
+        super().log(logs, start_time)  # to what --report-to asks for
+        values = {"step": step, **{name: float(value) for name, value in logs.items()}}
         self._extra_values, self._last_logged_step, self._last_log_seconds = {}, step, now
         if not all(math.isfinite(value) for value in values.values()):
             raise CopeError(
                 f"{self.run.path}: step {step}: the loss or its gradient is not a number: {values}",
                 "Lower the learning rate with --lr, or raise --warmup.",
             )
-        if self.is_world_process_zero():
+        if self.ranks.is_main:
             self.run.log(values)
             self.on_progress(step, self.state.max_steps, {**values, "num_bad": len(self._bad)})
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        """Write a checkpoint under a temporary name, rename it, and remove the oldest ones."""
+        """Write a checkpoint under a temporary name, rename it, and remove the oldest ones.
+
+        Raises:
+            CopeError: it failed on some rank; on all ranks the same.
+        """
         step = self.state.global_step
-        with new_folder(self.run.path / f"checkpoint-{step}") as folder:
+        with self.ranks.new_folder(self.run.path / f"checkpoint-{step}", f"while saving step {step}") as folder:
             self.save_model(str(folder), _internal_call=True)
             self._save_optimizer_and_scheduler(str(folder))
             self._save_scaler(str(folder))
             self._save_rng_state(str(folder))
-            self.state.save_to_json(str(folder / "trainer_state.json"))
+            if self.ranks.is_main:
+                self.state.save_to_json(str(folder / "trainer_state.json"))
+        self.ranks.from_main(lambda: self._note_checkpoint(step), f"after saving step {step}")
+
+    def _note_checkpoint(self, step: int) -> None:
         self.run.set_running(step)
         draw_loss(self.run.metrics(), self.run.path / "loss.png")
         self.run.remove_old_checkpoints(self.args.save_total_limit)
 
+    def save_result(self) -> None:
+        """Write what was trained and say that the run is finished."""
+        state = full_state_dict(self.model) if self.is_fsdp_enabled else None
+        model = self.accelerator.unwrap_model(self.model)
+
+        def write() -> None:
+            self.recipe.save(model, self.run.result, state)
+            draw_loss(self.run.metrics(), self.run.path / "loss.png")
+            self.run.set_finished(self.state.global_step)
+
+        self.ranks.from_main(write, "while writing the result")
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Write the model's whole weights on rank 0; all ranks call this."""
+        self._save(output_dir, full_state_dict(self.model) if self.is_fsdp_enabled else None)
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        """Write both; Trainer's own would write a sharded model's weights a second time."""
+        if not self.is_fsdp_enabled:
+            super()._save_optimizer_and_scheduler(output_dir)
+            return
+        plugin = self.accelerator.state.fsdp_plugin
+        save_fsdp_optimizer(plugin, self.accelerator, self.optimizer, self.model, output_dir)
+        if self.ranks.is_main:
+            torch.save(self.lr_scheduler.state_dict(), Path(output_dir) / "scheduler.pt")
+
     def _save(self, output_dir: str | None = None, state_dict: Mapping[str, Tensor] | None = None) -> None:
-        """Write the model as the recipe does; Trainer calls this on the rank that writes."""
+        """Write the model as the recipe does, on rank 0."""
+        if not self.ranks.is_main:
+            return
         self.recipe.save(self.accelerator.unwrap_model(self.model), Path(str(output_dir)) / "model", state_dict)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
@@ -173,14 +294,26 @@ class _LogWithCheckpoints(TrainerCallback):
         return control
 
 
-def training_arguments(config: TrainConfig, run: Path, num_samples: int, learning_rate: float) -> TrainingArguments:
-    """Return Trainer's settings: nothing printed, nothing reported, nothing hidden."""
-    steps = config.num_steps(num_samples)
-    return TrainingArguments(
+def training_arguments(
+    config: TrainConfig, run: Path, num_samples: int, learning_rate: float, num_ranks: int = 1, model: Any = None
+) -> TrainingArguments:
+    """Return Trainer's settings: nothing printed, nothing reported unasked, nothing hidden.
+
+    Args:
+        config: the settings.
+        run: the run's folder.
+        num_samples: in the dataset.
+        learning_rate: peak rate.
+        num_ranks: processes that train together.
+        model: what FSDP is to shard.
+    """
+    check_reporter(config.report_to)
+    steps = config.num_steps(num_samples, num_ranks)
+    arguments = TrainingArguments(
         output_dir=str(run),
         max_steps=steps,
         per_device_train_batch_size=config.batch_size,
-        gradient_accumulation_steps=config.accumulate,
+        gradient_accumulation_steps=config.micro_batches(num_ranks),
         learning_rate=learning_rate,
         lr_scheduler_type="cosine",
         warmup_steps=config.num_warmup_steps(steps),
@@ -199,8 +332,14 @@ def training_arguments(config: TrainConfig, run: Path, num_samples: int, learnin
         remove_unused_columns=False,
         label_names=[],
         disable_tqdm=True,
-        report_to="none",
+        ddp_find_unused_parameters=False,  # every rank uses every trained parameter in each step
+        report_to=config.report_to,
+        run_name=run.name,
+        **fsdp_options(config, model),
     )
+    # One process is one device. Trainer would cut batches up among all GPUs it sees; torchrun does that better.
+    arguments._n_gpu = min(arguments.n_gpu, 1)
+    return arguments
 
 
 def run_training(
@@ -212,16 +351,24 @@ def run_training(
     arguments: TrainingArguments,
     run: RunFolder,
     on_progress: OnProgress,
+    ranks: Ranks,
+    config: TrainConfig,
+    lengths: Sequence[int] | None = None,
 ) -> None:
     """Train from the beginning or from the run's newest checkpoint, and write the result.
 
     Raises:
         CopeError: the loss is not a number; a sample cannot be read; a checkpoint is broken.
     """
+    if config.activation_checkpointing and not config.fsdp:  # else accelerate does it
+        checkpoint_activations(model)
     trainer = CopeTrainer(
         recipe=recipe,
         run=run,
         on_progress=on_progress,
+        ranks=ranks,
+        max_bad=config.skip_bad,
+        lengths=lengths,
         model=model,
         args=arguments,
         train_dataset=dataset,
@@ -229,6 +376,4 @@ def run_training(
     )
     checkpoint = newest_checkpoint(run.path)
     trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
-    recipe.save(trainer.accelerator.unwrap_model(trainer.model), run.result, None)
-    draw_loss(run.metrics(), run.path / "loss.png")
-    run.set_finished(trainer.state.global_step)
+    trainer.save_result()

@@ -25,6 +25,7 @@ from cope_cli.model.delta_encoder import DeltaEncoder
 from cope_cli.model.videolm import VideoLM
 from cope_cli.train.batches import ErrorsAsSamples, FinetuneCollator
 from cope_cli.train.config import FRESH, FinetuneConfig
+from cope_cli.train.ranks import join_ranks
 from cope_cli.train.runs import RunFolder, finished_runs, newest_checkpoint, result_folder
 from cope_cli.train.setup import (
     Base,
@@ -32,12 +33,14 @@ from cope_cli.train.setup import (
     OnFrames,
     OnProgress,
     add_frames,
+    begin_run,
     delta_encoder_folder,
     fresh_delta_encoder,
     load_base,
     open_index,
     record,
 )
+from cope_cli.train.sharding import check_fsdp, load_full_state_dict
 
 _VISION = "base.model.vision_tower."
 
@@ -73,7 +76,7 @@ class FinetuneRecipe:
 
     def load(self, model: nn.Module, folder: Path) -> None:
         """Read it back."""
-        model.load_state_dict(load_videolm(folder).model.state_dict())
+        load_full_state_dict(model, load_videolm(folder).model.state_dict())
 
 
 def set_trainable(model: VideoLM, *, train_vision: bool) -> None:
@@ -162,7 +165,7 @@ def _dataset(
         builder,
         size_px=base.model.vision_size_px,
         video_root=config.video_root,
-        skip_bad=config.skip_bad,
+        skip_bad=config.skip_bad > 0,
     )
     return dataset, index.entries, [*bad, *dataset.bad]
 
@@ -193,13 +196,17 @@ def finetune(
 
     Raises:
         UsageError: the run folder is taken, or the run there cannot be gone on with.
+        RanksError: started by torchrun, and another rank did not come or is gone.
         PathNotFoundError, DataError, EntryNotFoundError, CacheCorruptError: data file or cache cannot be used.
         CheckpointError: the model or the Delta-encoder cannot be used.
     """
     from cope_cli.train.engine import run_training, training_arguments
 
+    ranks = join_ranks(cpu=config.cpu, timeout_minutes=config.rank_timeout_minutes)
+    check_fsdp(config, ranks)
     run = RunFolder(run_folder, "finetune")
-    run.check(config.settings(), resume=resume)
+    settings = config.settings(ranks.count)
+    ranks.from_main(lambda: run.check(settings, resume=resume), "while looking at the run's folder")
     # In float32, whatever they are stored in: bfloat16 weights would not feel a step of 1e-5.
     base = load_base(config, torch.float32)
     checkpoint = newest_checkpoint(run_folder)
@@ -211,7 +218,7 @@ def finetune(
     set_trainable(base.model, train_vision=config.train_vision)
     dataset, entries, bad = _dataset(cache, config, base)
     rate = config.resolved_learning_rate()
-    arguments = training_arguments(config, run_folder, len(dataset), rate)
+    arguments = training_arguments(config, run_folder, len(dataset), rate, ranks.count, base.model)
     size_px = base.model.vision_size_px
     add_frames(
         cache,
@@ -219,13 +226,13 @@ def finetune(
         dataset.entry_names,
         dataset.rgb_slots,
         size_px=size_px,
-        skip_bad=config.skip_bad,
+        skip_bad=config.skip_bad > 0,
         on_frames=on_frames,
+        ranks=ranks,
     )
     values = {"learning_rate": rate, "steps": arguments.max_steps, "num_items": len(dataset), "delta_encoder": source}
-    described = record(config, base, dataset.entry_names, **values)
-    run.begin(described, bad)
-    on_begin(described)
+    described = record(config, base, dataset.entry_names, ranks, **values)
+    ranks.from_main(lambda: begin_run(run, described, bad, config, on_begin), "while the run begins")
     run_training(
         recipe=FinetuneRecipe(
             tokenizer=base.tokenizer,
@@ -238,5 +245,8 @@ def finetune(
         arguments=arguments,
         run=run,
         on_progress=on_progress,
+        ranks=ranks,
+        config=config,
+        lengths=dataset.lengths() if config.group_by_length else None,
     )
     return run.result

@@ -25,6 +25,7 @@ from cope_cli.model.delta_encoder import DeltaEncoder
 from cope_cli.model.videolm import VideoLM
 from cope_cli.train.batches import ErrorsAsSamples, PretrainCollator
 from cope_cli.train.config import PretrainConfig
+from cope_cli.train.ranks import join_ranks
 from cope_cli.train.runs import RunFolder
 from cope_cli.train.setup import (
     Base,
@@ -32,11 +33,13 @@ from cope_cli.train.setup import (
     OnFrames,
     OnProgress,
     add_frames,
+    begin_run,
     fresh_delta_encoder,
     load_base,
     open_index,
     record,
 )
+from cope_cli.train.sharding import check_fsdp, load_full_state_dict
 
 #: Alignment modules for the small model; others have the paper's width.
 SMALL_ALIGNMENT = AlignmentConfig(width=96, depth=2, heads=4)
@@ -119,6 +122,7 @@ class PretrainRecipe:
             model.delta_encoder,
             folder,
             alignment=model.alignment,
+            state_dict=state_dict,
             fusion_frames=self.fusion_frames,
             vision_sha256=self.vision_sha256,
         )
@@ -127,9 +131,9 @@ class PretrainRecipe:
         """Read both back."""
         assert isinstance(model, PretrainModel)
         loaded = load_delta_encoder(folder)
-        model.delta_encoder.load_state_dict(loaded.delta_encoder.state_dict())
         assert loaded.alignment is not None
-        model.alignment.load_state_dict(loaded.alignment.state_dict())
+        load_full_state_dict(model.delta_encoder, loaded.delta_encoder.state_dict())
+        load_full_state_dict(model.alignment, loaded.alignment.state_dict())
 
 
 def build_pretrain_model(base: Base, config: PretrainConfig) -> PretrainModel:
@@ -172,41 +176,46 @@ def pretrain(
 
     Raises:
         UsageError: the run folder is taken, or the run there cannot be gone on with.
+        RanksError: started by torchrun, and another rank did not come or is gone.
         EntryNotFoundError, DataError, CacheCorruptError: the cache has nothing to train on, or not in good order.
         CheckpointError: the model cannot be used.
     """
     from cope_cli.train.engine import run_training, training_arguments
 
+    ranks = join_ranks(cpu=config.cpu, timeout_minutes=config.rank_timeout_minutes)
+    check_fsdp(config, ranks)
     run = RunFolder(run_folder, "pretrain")
-    run.check(config.settings(), resume=resume)
+    settings = config.settings(ranks.count)
+    ranks.from_main(lambda: run.check(settings, resume=resume), "while looking at the run's folder")
     index, bad = open_index(cache, config)
     base = load_base(config)
     size_px = base.model.vision_size_px
     model = build_pretrain_model(base, config)
-    dataset = PretrainDataset(cache.root, index.entries, size_px=size_px, skip_bad=config.skip_bad)
-    rate = config.resolved_learning_rate()
-    arguments = training_arguments(config, run_folder, len(dataset), rate)
+    dataset = PretrainDataset(cache.root, index.entries, size_px=size_px, skip_bad=config.skip_bad > 0)
+    rate = config.resolved_learning_rate(ranks.count)
+    arguments = training_arguments(config, run_folder, len(dataset), rate, ranks.count, model)
     add_frames(
         cache,
         index.entries,
         dataset.entry_names,
         dataset.rgb_slots,
         size_px=size_px,
-        skip_bad=config.skip_bad,
+        skip_bad=config.skip_bad > 0,
         on_frames=on_frames,
+        ranks=ranks,
     )
     described = record(
         config,
         base,
         dataset.entry_names,
+        ranks,
         learning_rate=rate,
         steps=arguments.max_steps,
         num_pairs=len(dataset),
         delta_encoder=f"fresh, {model.delta_encoder.num_parameters():,} parameters",
         delta_encoder_config=model.delta_encoder.config.to_dict(),
     )
-    run.begin(described, bad)
-    on_begin(described)
+    ranks.from_main(lambda: begin_run(run, described, bad, config, on_begin), "while the run begins")
     recipe = PretrainRecipe(
         fusion_frames=config.fusion_frames,
         vision_sha256=base.vision_sha256,
@@ -220,5 +229,7 @@ def pretrain(
         arguments=arguments,
         run=run,
         on_progress=on_progress,
+        ranks=ranks,
+        config=config,
     )
     return run.result

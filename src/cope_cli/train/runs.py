@@ -85,6 +85,8 @@ class RunFolder:
             config: what config.json says.
             bad: samples left out before the first step.
         """
+        for left in (*self.path.glob(".checkpoint-*"), *self.path.glob(f".{self.result.name}.*")):
+            shutil.rmtree(left, ignore_errors=True)  # by a run that was killed while it saved
         checkpoint = newest_checkpoint(self.path)
         step = step_of(checkpoint) if checkpoint is not None else 0
         write_json(self.config_file, config)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -22,7 +22,8 @@ from cope_cli.model.small import build_small_videolm
 from cope_cli.model.videolm import VideoLM
 from cope_cli.stages.frames import ensure_frames
 from cope_cli.train.config import TrainConfig
-from cope_cli.train.runs import result_folder
+from cope_cli.train.ranks import Ranks
+from cope_cli.train.runs import RunFolder, result_folder
 
 #: Called with (step, steps in all, what was logged).
 OnProgress = Callable[[int, int, Mapping[str, float]], None]
@@ -142,8 +143,9 @@ def add_frames(
     size_px: int,
     skip_bad: bool,
     on_frames: OnFrames,
+    ranks: Ranks,
 ) -> int:
-    """Add the RGB slots that entries lack; returns how many.
+    """Add the RGB slots that entries lack, on rank 0 while the others wait; returns how many.
 
     An entry that cannot be used is passed over under `skip_bad`: its samples fail one by one when they are read,
     where each is left out by name.
@@ -151,27 +153,68 @@ def add_frames(
     Raises:
         DataError: an entry's frames cannot be had, and `skip_bad` is off.
     """
-    num_added = 0
-    for name in wanted:
 
-        def report(done: float, total: float, name: str = name) -> None:
-            on_frames(name, done, total)
+    def add() -> int:
+        num_added = 0
+        for name in wanted:
 
-        try:
-            num_added += ensure_frames(cache, entries[name], size_px, slots_of(name), on_progress=report)
-        except CopeError as error:
-            if not skip_bad:
-                raise DataError(f"entry {name}: {error.message}", error.hint) from error
-    return num_added
+            def report(done: float, total: float, name: str = name) -> None:
+                on_frames(name, done, total)
+
+            try:
+                num_added += ensure_frames(cache, entries[name], size_px, slots_of(name), on_progress=report)
+            except CopeError as error:
+                if not skip_bad:
+                    raise DataError(f"entry {name}: {error.message}", error.hint) from error
+        return num_added
+
+    return ranks.from_main(add, "while rank 0 adds RGB slots (`cope extract --store-frames` does so before)")
 
 
-def record(config: TrainConfig, base: Base, entries: Iterable[str], **values: Any) -> dict[str, Any]:
+def begin_run(
+    run: RunFolder, described: Mapping[str, Any], bad: Sequence[BadSample], config: TrainConfig, on_begin: OnBegin
+) -> None:
+    """Write the run's record, once it is known that no more samples were left out than may be.
+
+    Args:
+        run: its folder.
+        described: what config.json says.
+        bad: samples left out already.
+        config: says how many may be.
+        on_begin: called with `described`.
+
+    Raises:
+        DataError: too many were left out.
+    """
+    if bad:
+        check_num_bad(len(bad), config.skip_bad, bad[-1])
+    run.begin(described, bad)
+    on_begin(described)
+
+
+def check_num_bad(num_bad: int, max_bad: int, last: BadSample) -> None:
+    """Refuse to go on once more samples than allowed could not be read.
+
+    Raises:
+        DataError: says how many, and names the last.
+    """
+    if num_bad > max_bad:
+        raise DataError(
+            f"{num_bad} samples could not be read, --skip-bad {max_bad} allows no more; "
+            f"the last: {last.where}: {last.message}",
+            "Mend them (`cope cache verify` finds damaged entries), or allow more with --skip-bad.",
+        )
+
+
+def record(config: TrainConfig, base: Base, entries: Iterable[str], ranks: Ranks, **values: Any) -> dict[str, Any]:
     """Return what config.json says about a run."""
     libraries = {name: version(name) for name in ("torch", "transformers", "accelerate")}
     return {
-        "settings": config.settings(),
+        "settings": config.settings(ranks.count),
         "other_settings": {name: getattr(config, name) for name in sorted(config.FREE)},
         "base_model": base.described,
+        "batch": config.filling(ranks.count),
+        "num_ranks": ranks.count,
         "vision_sha256": base.vision_sha256,
         "versions": {**library_versions(), **libraries},
         "cache_entries": sorted(entries),

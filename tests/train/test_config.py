@@ -27,6 +27,9 @@ DATA = Path("qa.json")
         ({"fusion_frames": 0}, "--fusion 0"),
         ({"keyframes": 0}, "--keyframes 0"),
         ({"max_gops": 0}, "--max-gops 0"),
+        ({"skip_bad": -1}, "--skip-bad -1"),
+        ({"rank_timeout_minutes": 0.0}, "--rank-timeout 0.0"),
+        ({"global_batch": 0}, "--global-batch 0"),
         ({"vision_learning_rate": 0.0}, "--vision-lr 0.0"),
     ],
 )
@@ -61,3 +64,48 @@ def test_only_what_cannot_change_the_outcome_may_differ_in_a_resumed_run() -> No
     assert PretrainConfig(workers=3, save_steps=2).settings() == PretrainConfig().settings()
     assert PretrainConfig(seed=1).settings() != PretrainConfig().settings()
     assert FinetuneConfig(data=DATA).settings()["data"] == "qa.json"
+
+
+def test_the_global_batch_is_filled_whatever_the_number_of_ranks() -> None:
+    config = PretrainConfig(model=Path("m"), batch_size=8, global_batch=64)
+    assert config.filling(2) == "global batch 64 = 8 samples x 2 ranks x 4 micro-batches"
+    assert config.filling(8) == "global batch 64 = 8 samples x 8 ranks x 1 micro-batch"
+    assert [config.micro_batches(ranks) for ranks in (1, 2, 4, 8)] == [8, 4, 2, 1]
+    assert {config.resolved_learning_rate(ranks) for ranks in (1, 2, 4, 8)} == {6.25e-5}
+    assert {config.num_steps(1000, ranks) for ranks in (1, 2, 4, 8)} == {16}
+    assert PretrainConfig(batch_size=1).filling() == "global batch 1 = 1 sample x 1 rank x 1 micro-batch"
+    assert PretrainConfig(batch_size=4, accumulate=3).step_samples(2) == 24
+
+
+def test_a_global_batch_that_cannot_be_filled_names_the_nearest() -> None:
+    config = PretrainConfig(batch_size=8, global_batch=100)
+    with pytest.raises(UsageError, match="--global-batch 100: not a multiple of 8 samples x 3 ranks") as caught:
+        config.micro_batches(3)
+    assert "96 or 120" in caught.value.hint
+    with pytest.raises(UsageError) as caught:
+        PretrainConfig(batch_size=8, global_batch=5).micro_batches(3)
+    assert "nearest are 24;" in caught.value.hint
+    with pytest.raises(UsageError, match="--global-batch 64 and --accumulate 2: give one of them"):
+        PretrainConfig(global_batch=64, accumulate=2)
+
+
+def test_a_run_may_go_on_with_other_ranks_but_not_with_another_global_batch() -> None:
+    settings = PretrainConfig(batch_size=8, global_batch=64).settings(2)
+    assert PretrainConfig(batch_size=4, global_batch=64).settings(8) == settings
+    assert PretrainConfig(batch_size=16, accumulate=4).settings() == settings
+    assert PretrainConfig(batch_size=8, accumulate=2).settings(2) != settings
+
+
+def test_an_unknown_reporter_or_one_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    from cope_cli.train import reporting
+
+    with pytest.raises(UsageError, match="--report-to mlflow: expected none, tensorboard, wandb"):
+        PretrainConfig(report_to="mlflow")
+    monkeypatch.setattr(reporting, "find_spec", lambda name: None)
+    reporting.check_reporter("none")
+    for name in ("tensorboard", "wandb"):
+        with pytest.raises(UsageError, match=f"the package {name} is not installed") as caught:
+            reporting.check_reporter(name)
+        assert f"pip install {name}" in caught.value.hint
+    monkeypatch.setattr(reporting, "find_spec", lambda name: name == "tensorboardX" or None)
+    reporting.check_reporter("tensorboard")

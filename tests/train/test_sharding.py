@@ -9,11 +9,15 @@ import pytest
 import torch
 from rank_setup import HERE, start_ranks
 from shard_work import RATE, answer, batch_of, build, num_items
-from train_setup import pretrain_config
+from train_setup import Killed, finetune_config, kill_at, losses, pretrain_config
 
+from cope_cli.cache.store import Cache
 from cope_cli.errors import UsageError
 from cope_cli.model.checkpoint import load_delta_encoder, load_videolm
+from cope_cli.train.finetune import finetune
+from cope_cli.train.pretrain import pretrain
 from cope_cli.train.ranks import Ranks
+from cope_cli.train.runs import RunFolder
 from cope_cli.train.sharding import LAYER_CLASSES, check_fsdp, check_is_sharded, checkpoint_activations, layer_classes
 
 
@@ -75,11 +79,35 @@ def test_activations_computed_again_change_no_gradient() -> None:
             assert checkpoint_activations(model) == len(model.base.model.language_model.layers) + 4
         batch, labels = batch_of("finetune", model, 0)
         recipe.loss(model, batch, labels, num_items("finetune"))[0].backward()
-        gradients.append({key: p.grad for key, p in model.named_parameters() if p.grad is not None})
+        named = {key.replace("_checkpoint_wrapped_module.", ""): p for key, p in model.named_parameters()}
+        gradients.append({key: p.grad for key, p in named.items() if p.grad is not None})
         assert set(model.state_dict()) == set(build("finetune")[0].state_dict())
     assert gradients[0].keys() == gradients[1].keys()
     for key, gradient in gradients[0].items():
         assert torch.allclose(gradient, gradients[1][key], rtol=1e-5, atol=1e-7), key
+
+
+@pytest.mark.parametrize("kind", ["pretrain", "finetune"])
+def test_a_run_with_activations_computed_again_is_saved_and_gone_on_with_like_any(
+    train_cache: Cache, qa: Path, tmp_path: Path, kind: Any
+) -> None:
+    def train(name: str, **changes: Any) -> RunFolder:
+        run = RunFolder(tmp_path / name / "run", kind)
+        resume = run.path.exists()
+        on_progress = kill_at(2) if changes.pop("is_killed", False) else lambda step, total, values: None
+        values = {"steps": 3, "save_steps": 1, "batch_size": 2, **changes}
+        if kind == "pretrain":
+            pretrain(train_cache, pretrain_config(**values), run.path, resume=resume, on_progress=on_progress)
+        else:
+            finetune(train_cache, finetune_config(qa, **values), run.path, resume=resume, on_progress=on_progress)
+        return run
+
+    plain = train("plain")
+    with pytest.raises(Killed):
+        train("again", activation_checkpointing=True, is_killed=True)
+    again = train("again", activation_checkpointing=True)
+    for ours, theirs in zip(losses(again.metrics()), losses(plain.metrics()), strict=True):
+        assert ours == pytest.approx(theirs, rel=1e-4)
 
 
 def test_fsdp_that_cannot_be_had_is_an_error_that_says_why(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -93,7 +93,12 @@ def pretrain(
 
 @app.command("finetune")
 def finetune(
-    data: Annotated[Path, typer.Option(help="Questions: LLaVA-Video-178K items, JSON or JSON lines.", dir_okay=False)],
+    data: Annotated[
+        Path,
+        typer.Option(
+            help="Items of LLaVA-Video-178K as JSON or JSON lines, or a YAML recipe of several files.", dir_okay=False
+        ),
+    ],
     video_root: Annotated[
         Path | None, typer.Option(help="Folder the items' paths are relative to; if none, ends of paths are compared.")
     ] = None,

@@ -146,7 +146,7 @@ class FinetuneConfig(TrainConfig):
     """Finetuning of a VideoLM (paper 3.3, 4.1, C).
 
     Attributes:
-        data: the data file.
+        data: the data file, or a recipe of several.
         video_root: folder that its video paths are relative to; None compares the ends of paths.
         keyframes: keyframes per GOP, K.
         max_gops: longer videos are shown by this many evenly spaced GOPs.

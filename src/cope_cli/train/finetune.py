@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from cope_cli.cache.store import Cache
-from cope_cli.data.conversations import read_items
 from cope_cli.data.datasets import BadSample, FinetuneDataset
 from cope_cli.data.prompt import PromptBuilder
+from cope_cli.data.recipes import read_data
 from cope_cli.errors import CheckpointError, DataError
 from cope_cli.model.batch import VideoLMBatch
 from cope_cli.model.checkpoint import LoadedDeltaEncoder, load_delta_encoder, load_videolm, save_videolm
@@ -148,7 +148,7 @@ def _dataset(
     def leave_out(error: DataError) -> None:
         bad.append(BadSample(where=error.message, message="malformed"))
 
-    items = read_items(config.data, on_bad=leave_out if config.skip_bad else None)
+    data = read_data(config.data, seed=config.seed, on_bad=leave_out if config.skip_bad else None)
     builder = PromptBuilder(
         tokenizer=base.tokenizer,
         costs=base.model.token_costs,
@@ -157,7 +157,7 @@ def _dataset(
         max_gops=config.max_gops,
     )
     dataset = FinetuneDataset(
-        items,
+        data.items,
         index,
         builder,
         size_px=base.model.vision_size_px,

@@ -107,7 +107,9 @@ def finetune(
         str | None, typer.Option(help="Pretrain run, Delta-encoder folder, or fresh; the newest pretrain run if none.")
     ] = None,
     delta_preset: PresetOption = None,
-    keyframes: Annotated[int, typer.Option(help="K: slots per GOP shown as RGB.")] = 4,
+    keyframes: Annotated[
+        str, typer.Option(help="K: slots per GOP shown as RGB; or several with weights, drawn per sample: 1:2,2:1,4:1.")
+    ] = "4",
     max_gops: Annotated[int, typer.Option(help="Show longer videos by this many evenly spaced GOPs.")] = 64,
     train_vision: Annotated[bool, typer.Option("--train-vision", help="Train the vision tower too, at 2e-6.")] = False,
     fusion: FusionOption = 30,
@@ -190,15 +192,20 @@ def _train(
             on_frames=lambda entry, done, total: progress.update(f"RGB slots of {entry}", done, total),
         )
     records = RunFolder(folder, kind)
-    metrics, skipped = records.metrics(), records.skipped()
+    metrics, skipped, shortened = records.metrics(), records.skipped(), records.shortened()
     if json:
         last = metrics[-1] if metrics else None
-        show.print_json({"run": folder, "result": result, "last": last, "skipped": skipped})
+        show.print_json({"run": folder, "result": result, "last": last, "skipped": skipped, "shortened": shortened})
         return
     _show_losses(folder, metrics)
     show.out.print(f"  result {result}; curve {folder / 'loss.png'}", highlight=False, soft_wrap=True)
     if skipped:
         show.out.print(f"  {len(skipped)} samples left out: {folder / 'skipped.jsonl'}", style="yellow")
+    if shortened:
+        text = (
+            f"  {len(shortened)} samples show fewer GOPs than asked for, to fit the context: {records.shortened_file}"
+        )
+        show.out.print(text, style="yellow", soft_wrap=True)
 
 
 def _say_what_is_trained(record: Mapping[str, Any]) -> None:

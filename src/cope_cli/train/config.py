@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from cope_cli.config import ExtractConfig
+from cope_cli.data.keyframes import KeyframeMix
 from cope_cli.errors import UsageError
 
 #: Fresh Delta-encoder instead of a pre-trained one.
@@ -148,7 +149,7 @@ class FinetuneConfig(TrainConfig):
     Attributes:
         data: the data file, or a recipe of several.
         video_root: folder that its video paths are relative to; None compares the ends of paths.
-        keyframes: keyframes per GOP, K.
+        keyframes: keyframes per GOP, K, or several with weights, of which each sample draws one anew in each epoch.
         max_gops: longer videos are shown by this many evenly spaced GOPs.
         delta_encoder: a pretrain run or its name, the folder of a Delta-encoder, or `fresh`; None: that of the model
             if it has one, else that of the newest finished pretrain run for its vision tower, else a fresh one.
@@ -160,7 +161,7 @@ class FinetuneConfig(TrainConfig):
     data: Path
     video_root: Path | None = None
     batch_size: int = 8
-    keyframes: int = 4
+    keyframes: int | str = 4
     max_gops: int = 64
     delta_encoder: Path | str | None = None
     delta_preset: str | None = None
@@ -175,9 +176,15 @@ class FinetuneConfig(TrainConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("keyframes", "max_gops"):
-            self._check(name, lambda value: value >= 1, "at least 1")
+        mix = self.keyframe_mix  # one way to write it: a resumed run compares
+        object.__setattr__(self, "keyframes", str(mix) if len(mix.counts) > 1 else mix.counts[0])
+        self._check("max_gops", lambda value: value >= 1, "at least 1")
         self._check("vision_learning_rate", lambda value: value > 0, "above 0")
+
+    @property
+    def keyframe_mix(self) -> KeyframeMix:
+        """What `keyframes` says."""
+        return KeyframeMix.parse(self.keyframes)
 
     def resolved_learning_rate(self) -> float:
         """Return the peak rate: the one given, the small model's, or 1e-5."""

@@ -48,7 +48,7 @@ class CopeTrainer(Trainer):
     """Trainer for one `Recipe`, writing to one `RunFolder`."""
 
     def __init__(self, *, recipe: Recipe, run: RunFolder, on_progress: OnProgress, **options: Any) -> None:
-        super().__init__(callbacks=[_LogWithCheckpoints()], **options)
+        super().__init__(callbacks=[_LogWithCheckpoints(), _TellsTheEpoch(options["train_dataset"])], **options)
         self.remove_callback(PrinterCallback)
         # Trainer then counts the labels of a step's micro-batches and knows that our loss is divided by them.
         self.model_accepts_loss_kwargs = True
@@ -56,6 +56,8 @@ class CopeTrainer(Trainer):
         self.run = run
         self.on_progress = on_progress
         self._bad = {line["where"] for line in run.skipped()}
+        self._shortened = {line["where"] for line in run.shortened()}
+        self._counts: dict[str, int] = {}
         self._extra_values: dict[str, Tensor] = {}
         self._last_logged_step: int | None = None
         self._last_log_seconds = time.monotonic()
@@ -80,6 +82,7 @@ class CopeTrainer(Trainer):
             if bad.where not in self._bad:  # it comes back every epoch
                 self._bad.add(bad.where)
                 self.run.log_skipped(self.state.global_step + 1, bad)
+        self._count_lengths(inputs)
         counted = inputs["labels"].ne(-100).sum() if num_items_in_batch is None else num_items_in_batch
         num_items = torch.as_tensor(counted, device=self.args.device).clamp(min=1)  # all samples of a step may be bad
         loss, extra = self.recipe.loss(model, inputs["batch"], inputs["labels"], num_items)
@@ -87,6 +90,18 @@ class CopeTrainer(Trainer):
             self._extra_values[name] = self._extra_values.get(name, 0) + value.detach()
         loss = loss * self.accelerator.num_processes  # the ranks' gradients are averaged
         return (loss, None) if return_outputs else loss
+
+    def _count_lengths(self, inputs: Mapping[str, Any]) -> None:
+        """Count the samples that the context was too short for; Trainer logs how many there were since the last log."""
+        if "shortened" not in inputs:
+            return
+        for sample in inputs["shortened"]:
+            if sample.where not in self._shortened:
+                self._shortened.add(sample.where)
+                self.run.log_shortened(self.state.global_step + 1, sample)
+        counts = {"num_shortened": len(inputs["shortened"]), "num_too_long": sum(b.is_too_long for b in inputs["bad"])}
+        for name, count in counts.items():
+            self._counts[name] = self._counts.get(name, 0) + count
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """Build AdamW with one group per peak rate and weight decay; Trainer's hook for that."""
@@ -121,6 +136,9 @@ class CopeTrainer(Trainer):
         values = {"step": step, **{name: float(value) for name, value in logs.items()}}
         for name, total in self._extra_values.items():
             values[name] = float(self.accelerator.reduce(total, "sum")) / num_steps
+        for name, count in self._counts.items():  # of samples, not means over steps
+            values[name] = int(self.accelerator.reduce(torch.tensor(count, device=self.args.device), "sum"))
+        self._counts = {}
         now = time.monotonic()
         values["seconds_per_step"] = (now - self._last_log_seconds) / num_steps
         self._extra_values, self._last_logged_step, self._last_log_seconds = {}, step, now
@@ -171,6 +189,22 @@ class _LogWithCheckpoints(TrainerCallback):
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> Any:
         control.should_log = control.should_log or control.should_save
         return control
+
+
+class _TellsTheEpoch(TrainerCallback):
+    """Tells the dataset which epoch begins, before its samples are read.
+
+    accelerate tells a dataset only where the sampler wants to know nothing. Trainer's own number is a float that has
+    been through JSON in a resumed run; steps are exact.
+    """
+
+    def __init__(self, dataset: Any) -> None:
+        self.dataset = dataset
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, train_dataloader: Any = None, **_: Any) -> None:
+        if hasattr(self.dataset, "set_epoch"):
+            steps_per_epoch = max(1, -(-len(train_dataloader) // args.gradient_accumulation_steps))
+            self.dataset.set_epoch(state.global_step // steps_per_epoch)
 
 
 def training_arguments(config: TrainConfig, run: Path, num_samples: int, learning_rate: float) -> TrainingArguments:

@@ -153,7 +153,7 @@ def _dataset(
         tokenizer=base.tokenizer,
         costs=base.model.token_costs,
         context_tokens=base.model.context_tokens,
-        keyframes_per_gop=config.keyframes,
+        keyframes_per_gop=config.keyframe_mix.counts[-1],
         max_gops=config.max_gops,
     )
     dataset = FinetuneDataset(
@@ -161,6 +161,8 @@ def _dataset(
         index,
         builder,
         size_px=base.model.vision_size_px,
+        keyframes=config.keyframe_mix,
+        seed=config.seed,
         video_root=config.video_root,
         skip_bad=config.skip_bad,
     )

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,9 @@ DATA = Path("qa.json")
         ({"fusion_frames": 0}, "--fusion 0"),
         ({"keyframes": 0}, "--keyframes 0"),
         ({"max_gops": 0}, "--max-gops 0"),
+        ({"keyframes": "1:2,x"}, "--keyframes 1:2,x"),
+        ({"freeze": ("vision",)}, "--freeze vision: expected one of llm, projector, delta-encoder"),
+        ({"freeze": ("projector", "llm", "delta-encoder")}, "nothing is left to train"),
         ({"vision_learning_rate": 0.0}, "--vision-lr 0.0"),
     ],
 )
@@ -61,3 +65,8 @@ def test_only_what_cannot_change_the_outcome_may_differ_in_a_resumed_run() -> No
     assert PretrainConfig(workers=3, save_steps=2).settings() == PretrainConfig().settings()
     assert PretrainConfig(seed=1).settings() != PretrainConfig().settings()
     assert FinetuneConfig(data=DATA).settings()["data"] == "qa.json"
+    # A setting has one form, however it was written, and survives JSON.
+    written = FinetuneConfig(data=DATA, keyframes="4,2:3", freeze=("projector", "llm", "llm"))
+    settings = written.settings()
+    assert (settings["keyframes"], settings["freeze"]) == ("2:3,4:1", ["llm", "projector"])
+    assert json.loads(json.dumps(settings)) == settings

@@ -38,6 +38,11 @@ CpuOption = Annotated[bool, typer.Option("--cpu", help="Use no GPU.")]
 SkipOption = Annotated[bool, typer.Option("--skip-bad", help="Leave out, by name, samples that cannot be read.")]
 PresetOption = Annotated[str | None, typer.Option(help="Preset of a fresh Delta-encoder: paper, wide or small.")]
 
+FreezeOption = Annotated[
+    list[str] | None, typer.Option(help="Part that does not learn, repeatable: llm, projector or delta-encoder.")
+]
+TrainVisionOption = Annotated[bool, typer.Option("--train-vision", help="Train the vision tower too, at --vision-lr.")]
+
 
 @app.command("pretrain")
 def pretrain(
@@ -111,7 +116,9 @@ def finetune(
         str, typer.Option(help="K: slots per GOP shown as RGB; or several with weights, drawn per sample: 1:2,2:1,4:1.")
     ] = "4",
     max_gops: Annotated[int, typer.Option(help="Show longer videos by this many evenly spaced GOPs.")] = 64,
-    train_vision: Annotated[bool, typer.Option("--train-vision", help="Train the vision tower too, at 2e-6.")] = False,
+    freeze: FreezeOption = None,
+    train_vision: TrainVisionOption = False,
+    vision_lr: Annotated[float, typer.Option(help="Peak learning rate of the vision tower.")] = 2e-6,
     fusion: FusionOption = 30,
     grid: GridOption = 224,
     steps: StepsOption = None,
@@ -144,7 +151,9 @@ def finetune(
         delta_preset=delta_preset,
         keyframes=keyframes,
         max_gops=max_gops,
+        freeze=tuple(freeze or ()),
         train_vision=train_vision,
+        vision_learning_rate=vision_lr,
         fusion_frames=fusion,
         grid_px=grid,
         steps=steps,

@@ -17,6 +17,8 @@ from cope_cli.errors import UsageError
 FRESH = "fresh"
 #: The paper's rate for a batch of 64 (SPEC section 3): grows with the batch, whatever the number of ranks.
 PRETRAIN_RATE_PER_64 = 6.25e-5
+#: Parts that `--freeze` takes; the vision tower is frozen without it.
+PARTS = ("llm", "projector", "delta-encoder")
 #: Fields whose flag has another name.
 _FLAGS = {"learning_rate": "lr", "vision_learning_rate": "vision-lr", "warmup_steps": "warmup"}
 
@@ -115,7 +117,13 @@ class TrainConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as JSON values."""
-        return {name: str(value) if isinstance(value, Path) else value for name, value in asdict(self).items()}
+        return {name: _as_json(value) for name, value in asdict(self).items()}
+
+
+def _as_json(value: Any) -> Any:
+    if isinstance(value, Path):
+        return str(value)
+    return list(value) if isinstance(value, tuple) else value
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,6 +162,7 @@ class FinetuneConfig(TrainConfig):
         delta_encoder: a pretrain run or its name, the folder of a Delta-encoder, or `fresh`; None: that of the model
             if it has one, else that of the newest finished pretrain run for its vision tower, else a fresh one.
         delta_preset: preset of a fresh one; None: `small` for the small model, `paper` for others.
+        freeze: parts that do not learn: llm, projector (with the newline), delta-encoder.
         train_vision: train the vision tower too.
         vision_learning_rate: at this peak rate.
     """
@@ -165,6 +174,7 @@ class FinetuneConfig(TrainConfig):
     max_gops: int = 64
     delta_encoder: Path | str | None = None
     delta_preset: str | None = None
+    freeze: tuple[str, ...] = ()
     train_vision: bool = False
     vision_learning_rate: float = 2e-6
 
@@ -179,7 +189,17 @@ class FinetuneConfig(TrainConfig):
         mix = self.keyframe_mix  # one way to write it: a resumed run compares
         object.__setattr__(self, "keyframes", str(mix) if len(mix.counts) > 1 else mix.counts[0])
         self._check("max_gops", lambda value: value >= 1, "at least 1")
+        self._check_freeze()
         self._check("vision_learning_rate", lambda value: value > 0, "above 0")
+
+    def _check_freeze(self) -> None:
+        """Refuse parts that there are not, and a run in which nothing learns."""
+        unknown = [part for part in self.freeze if part not in PARTS]
+        if unknown:
+            raise UsageError(f"--freeze {unknown[0]}: expected one of {', '.join(PARTS)}")
+        if set(self.freeze) == set(PARTS) and not self.train_vision:
+            raise UsageError(f"--freeze {' --freeze '.join(self.freeze)}: nothing is left to train")
+        object.__setattr__(self, "freeze", tuple(part for part in PARTS if part in self.freeze))  # in one order
 
     @property
     def keyframe_mix(self) -> KeyframeMix:

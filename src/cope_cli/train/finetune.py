@@ -1,7 +1,7 @@
 """`cope train finetune`: the language model learns to answer from RGB and Delta-tokens (paper 3.3, 4.1, C).
 
-Language model, projector, newline and Delta-encoder are trained on the answers' tokens; the vision tower is frozen
-unless `train_vision` asks for it.
+Trained on the answers' tokens are the parts that `trainable` names; the vision tower is frozen unless `train_vision`
+asks for it.
 """
 
 from __future__ import annotations
@@ -38,8 +38,7 @@ from cope_cli.train.setup import (
     open_index,
     record,
 )
-
-_VISION = "base.model.vision_tower."
+from cope_cli.train.trainable import num_parameters, part_of, set_trainable
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +63,7 @@ class FinetuneRecipe:
 
     def learning_rate_of(self, name: str) -> float | None:
         """Return the vision tower's own rate."""
-        return self.vision_learning_rate if name.startswith(_VISION) else None
+        return self.vision_learning_rate if part_of(name) == "vision" else None
 
     def save(self, model: nn.Module, folder: Path, state_dict: Mapping[str, Tensor] | None) -> None:
         """Write the VideoLM."""
@@ -74,15 +73,6 @@ class FinetuneRecipe:
     def load(self, model: nn.Module, folder: Path) -> None:
         """Read it back."""
         model.load_state_dict(load_videolm(folder).model.state_dict())
-
-
-def set_trainable(model: VideoLM, *, train_vision: bool) -> None:
-    """Let everything learn but the vision tower, of which at most what the features depend on does."""
-    model.requires_grad_(True)
-    model.base.model.vision_tower.requires_grad_(False)
-    if train_vision:
-        for parameter in model.vision_parameters():
-            parameter.requires_grad_(True)
 
 
 def choose_delta_encoder(base: Base, config: FinetuneConfig, runs_root: Path) -> tuple[DeltaEncoder, str]:
@@ -210,7 +200,7 @@ def finetune(
     else:  # the choice made at the start holds, whatever runs have finished since
         base.model.delta_encoder = load_videolm(checkpoint / "model").model.delta_encoder
         source = run.config()["delta_encoder"]
-    set_trainable(base.model, train_vision=config.train_vision)
+    set_trainable(base.model, train_vision=config.train_vision, freeze=config.freeze)
     dataset, entries, bad = _dataset(cache, config, base)
     rate = config.resolved_learning_rate()
     arguments = training_arguments(config, run_folder, len(dataset), rate)
@@ -225,6 +215,7 @@ def finetune(
         on_frames=on_frames,
     )
     values = {"learning_rate": rate, "steps": arguments.max_steps, "num_items": len(dataset), "delta_encoder": source}
+    values |= {"num_trained_parameters": num_parameters(base.model, trained_only=True)}
     described = record(config, base, dataset.entry_names, **values)
     run.begin(described, bad)
     on_begin(described)

@@ -15,8 +15,9 @@ from cope_cli.codec.versions import library_versions
 from cope_cli.data.datasets import BadSample
 from cope_cli.data.videos import VideoIndex
 from cope_cli.errors import CheckpointError, CopeError, DataError, EntryNotFoundError, PathNotFoundError
-from cope_cli.model.checkpoint import COPE_FILE, load_videolm, vision_tower_sha256
+from cope_cli.model.checkpoint import load_videolm, vision_tower_sha256
 from cope_cli.model.delta_encoder import DeltaEncoder, DeltaEncoderConfig
+from cope_cli.model.description import COPE_FILE
 from cope_cli.model.hub import model_folder
 from cope_cli.model.small import build_small_videolm
 from cope_cli.model.videolm import VideoLM

@@ -1,4 +1,4 @@
-"""`cope train pretrain` and `cope train finetune`."""
+"""`cope train pretrain` and `cope train finetune`; `check` has a file of its own."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cope_cli.cli import show
+from cope_cli.cli import show, train_check
 from cope_cli.cli.options import DEFAULT_CACHE, DEFAULT_RUNS, CacheOption, JsonOption, RunsOption
 
 if TYPE_CHECKING:
     from cope_cli.train.config import TrainConfig
 
 app = typer.Typer(help="Train: align the Delta-encoder, then the whole VideoLM.", no_args_is_help=True)
+app.command("check")(train_check.check)
 
 ModelOption = Annotated[Path | None, typer.Option(help="Model folder or Hub id; the small seeded model if none.")]
 RunOption = Annotated[str, typer.Option("--run", help="Name of the run below --runs; pretrain-1, ... if none.")]

@@ -31,10 +31,13 @@ def projector_flops(geometry: Geometry, tokens: int) -> int:
 
 def prefill_flops(geometry: Geometry, tokens: int) -> int:
     """Operations of the language model over `tokens` positions and of the logits at the last one."""
-    pairs = tokens * (tokens + 1) // 2
-    return geometry.num_layers * (_language_linear(geometry, tokens) + _pairs(pairs, geometry.width)) + _linear(
-        1, geometry.width, geometry.vocab_size
-    )
+    layer = _language_linear(geometry, tokens) + causal_attention_flops(geometry, tokens)
+    return geometry.num_layers * layer + _linear(1, geometry.width, geometry.vocab_size)
+
+
+def causal_attention_flops(geometry: Geometry, tokens: int) -> int:
+    """Operations of both products of attention in one layer of the language model."""
+    return _pairs(tokens * (tokens + 1) // 2, geometry.width)
 
 
 def decode_flops(geometry: Geometry, tokens_before: int) -> int:

@@ -221,6 +221,7 @@ def geometry_of(config: Any) -> Geometry:
         num_heads=text.num_attention_heads,
         num_kv_heads=text.num_key_value_heads,
         context_tokens=text.max_position_embeddings,
+        rope_theta=text.rope_parameters["rope_theta"],
         is_tied=config.tie_word_embeddings,
         image_px=vision.image_size,
         patch_px=vision.patch_size,

@@ -19,7 +19,7 @@ activations   what the backward pass reads again, for the longest micro-batch, a
 
 Not counted: temporary memory of kernels, fragmentation, what the driver takes. Time is operations over a speed that
 the user names: forward as `model.flops` counts it, backward twice that where weights are trained and once where
-gradients only pass through. Padding is not counted.
+gradients only pass through; attention's products, which have no weights, twice. Padding is not counted.
 """
 
 from __future__ import annotations
@@ -28,7 +28,13 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from cope_cli.model.delta_encoder import DeltaEncoderConfig
-from cope_cli.model.flops import delta_encoder_flops, prefill_flops, projector_flops, vision_flops
+from cope_cli.model.flops import (
+    causal_attention_flops,
+    delta_encoder_flops,
+    prefill_flops,
+    projector_flops,
+    vision_flops,
+)
 from cope_cli.model.geometry import Geometry
 
 
@@ -209,12 +215,14 @@ def step_flops(training: Training, mean: dict[str, float]) -> float:
     """
     g = training.geometry
     tokens = round(mean["num_tokens"])
-    language = prefill_flops(g, tokens) + (mean["num_answer_tokens"] - 1) * 2 * g.width * g.vocab_size
+    attention = g.num_layers * causal_attention_flops(g, tokens)
+    linear = prefill_flops(g, tokens) - attention + (mean["num_answer_tokens"] - 1) * 2 * g.width * g.vocab_size
     projector = mean["num_rgb"] * projector_flops(g, g.num_patches)
     projector += mean["num_p"] * projector_flops(g, training.delta.num_tokens)
     reaches_projector = training.train_vision or training.train_delta
     parts = (
-        (language, 3 if training.train_language else 2),
+        (attention, 3),
+        (linear, 3 if training.train_language else 2),
         (projector, 1 + training.train_projector + reaches_projector),
         (mean["num_rgb"] * vision_flops(g), 3 if training.train_vision else 1),
         (mean["num_p"] * delta_encoder_flops(training.delta), 3 if training.train_delta else 1),

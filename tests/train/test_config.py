@@ -31,6 +31,9 @@ DATA = Path("qa.json")
         ({"keyframes": "1:2,x"}, "--keyframes 1:2,x"),
         ({"freeze": ("vision",)}, "--freeze vision: expected one of llm, projector, delta-encoder"),
         ({"freeze": ("projector", "llm", "delta-encoder")}, "nothing is left to train"),
+        ({"lora": 0}, "--lora 0"),
+        ({"lora_alpha": 8}, "--lora-alpha 8: there is no --lora"),
+        ({"lora": 4, "freeze": ("llm",)}, "--lora 4 --freeze llm"),
         ({"vision_learning_rate": 0.0}, "--vision-lr 0.0"),
     ],
 )

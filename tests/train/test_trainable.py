@@ -6,13 +6,10 @@ from itertools import combinations
 from typing import Any
 
 import pytest
-import torch
-from train_setup import GRID_PX, SIZE_PX
+from train_setup import GRID_PX
 
-from cope_cli.data.prompt import IGNORED_LABEL
 from cope_cli.model.batch import VideoLMBatch
 from cope_cli.model.small import build_small_videolm
-from cope_cli.model.token_plan import TokenKind, plan_tokens
 from cope_cli.model.videolm import VideoLM
 from cope_cli.train.config import PARTS
 from cope_cli.train.trainable import num_parameters, part_of, set_trainable
@@ -25,27 +22,6 @@ CASES.remove((PARTS, False))
 @pytest.fixture(scope="module")
 def model() -> VideoLM:
     return build_small_videolm(grid_px=GRID_PX)[0].train()
-
-
-@pytest.fixture(scope="module")
-def batch(model: VideoLM) -> VideoLMBatch:
-    """One sequence: a GOP of three slots, one of them RGB, then twelve tokens, of which six are learned."""
-    generator = torch.Generator().manual_seed(0)
-    kinds = plan_tokens([0, 0, 0], keyframes_per_gop=1, costs=model.token_costs).token_kinds()
-    kinds = torch.tensor([[*kinds, *[int(TokenKind.TEXT)] * 12]], dtype=torch.uint8)
-    ids = torch.randint(0, 256, kinds.shape, generator=generator)
-    labels = ids.clone()
-    labels[:, :-6] = IGNORED_LABEL
-    return VideoLMBatch(
-        input_ids=ids,
-        token_kind=kinds,
-        attention_mask=torch.ones_like(ids),
-        labels=labels,
-        rgb=torch.randint(0, 256, (1, SIZE_PX, SIZE_PX, 3), generator=generator).byte(),
-        motion=torch.randint(-60, 60, (2, 2, GRID_PX, GRID_PX), generator=generator).short(),
-        residual=torch.randint(-255, 256, (2, GRID_PX, GRID_PX, 3), generator=generator).short(),
-        frame_size_px=torch.full((2, 2), 64, dtype=torch.int32),
-    )
 
 
 def _reached(model: VideoLM, batch: VideoLMBatch) -> set[str]:

@@ -42,6 +42,9 @@ PresetOption = Annotated[str | None, typer.Option(help="Preset of a fresh Delta-
 FreezeOption = Annotated[
     list[str] | None, typer.Option(help="Part that does not learn, repeatable: llm, projector or delta-encoder.")
 ]
+LoraOption = Annotated[
+    int | None, typer.Option(help="Rank of LoRA adapters that learn in place of the language model.")
+]
 TrainVisionOption = Annotated[bool, typer.Option("--train-vision", help="Train the vision tower too, at --vision-lr.")]
 
 
@@ -118,6 +121,10 @@ def finetune(
     ] = "4",
     max_gops: Annotated[int, typer.Option(help="Show longer videos by this many evenly spaced GOPs.")] = 64,
     freeze: FreezeOption = None,
+    lora: LoraOption = None,
+    lora_alpha: Annotated[
+        int | None, typer.Option(help="LoRA's scale is alpha / rank; twice the rank if none.")
+    ] = None,
     train_vision: TrainVisionOption = False,
     vision_lr: Annotated[float, typer.Option(help="Peak learning rate of the vision tower.")] = 2e-6,
     fusion: FusionOption = 30,
@@ -153,6 +160,8 @@ def finetune(
         keyframes=keyframes,
         max_gops=max_gops,
         freeze=tuple(freeze or ()),
+        lora=lora,
+        lora_alpha=lora_alpha,
         train_vision=train_vision,
         vision_learning_rate=vision_lr,
         fusion_frames=fusion,
@@ -174,6 +183,24 @@ def finetune(
     from cope_cli.train.finetune import finetune as train
 
     _train("finetune", train, config, cache, runs, run, resume, json)
+
+
+@app.command("merge")
+def merge(
+    run: Annotated[Path, typer.Argument(help="Run of --lora, or the adapter folder in it.")],
+    out: Annotated[Path, typer.Option(help="New folder for the model.", file_okay=False)],
+    base: Annotated[Path | None, typer.Option(help="Where its base model is now, if it was moved.")] = None,
+    dtype: Annotated[str, typer.Option(help="Type of the weights written: fp32 or bf16.")] = "fp32",
+    json: JsonOption = False,
+) -> None:
+    """Turn a LoRA adapter and its base into a plain model."""
+    from cope_cli.train.merge import merge_adapter
+
+    result = merge_adapter(run, out, base=base, dtype=dtype)
+    if json:
+        show.print_json({"result": result})
+    else:
+        show.out.print(f"merged {run} into {result}", highlight=False, soft_wrap=True)
 
 
 def _train(

@@ -9,6 +9,8 @@ videolm folder                                         delta_encoder folder (pre
   delta_encoder.safetensors   if the model has one
 ```
 
+A third kind, the adapter folder of a LoRA run, is described in `adapter`.
+
 A folder appears whole or not at all. Without cope's two files a videolm folder is a plain LlavaOnevision checkpoint.
 Loading compares every tensor's name and shape with what the configuration calls for: nothing is ever initialised
 afresh in silence. Only safetensors and JSON, so that a checkpoint from somewhere else runs no code.
@@ -20,7 +22,7 @@ it), `placement` (on which devices), `tokenizer`, `hub` (a name becomes a folder
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal
@@ -28,8 +30,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from cope_cli.errors import CheckpointError, PathNotFoundError
+from cope_cli.errors import CheckpointError, PathNotFoundError, UsageError
 from cope_cli.files import new_folder
+from cope_cli.model.adapter import apply_adapter, is_adapter, read_adapter
 from cope_cli.model.alignment import Alignment, AlignmentConfig
 from cope_cli.model.base import load_base, stored_vision_sha256
 from cope_cli.model.delta_encoder import DeltaEncoder
@@ -125,6 +128,8 @@ def save_videolm(
     """
     check_tokenizer(tokenizer, _num_embeddings(model), folder)
     state = model.state_dict() if state_dict is None else state_dict
+    if any(".lora_" in name for name in state):
+        raise CheckpointError(f"{folder}: the model has LoRA adapters, a plain one expected", "Merge them first.")
     base, delta = _below(state, "base."), _below(state, "delta_encoder.")
     encoder = model.delta_encoder
     with new_folder(folder) as temporary, quiet_transformers():
@@ -148,17 +153,19 @@ def load_videolm(
     device_map: DeviceMap | None = None,
     attention: str = "sdpa",
     delta_encoder: Path | None = None,
+    adapter_base: Path | None = None,
 ) -> LoadedVideoLM:
-    """Read a VideoLM of any layout: cope's own, the original LLaVA one, or transformers'.
+    """Read a VideoLM of any layout: cope's own, an adapter and its base, the original LLaVA one, or transformers'.
 
     Args:
-        folder: a folder that `save_videolm` wrote, or a published checkpoint (docs/checkpoints.md).
+        folder: a folder that `save_videolm` or `save_adapter` wrote, or a published checkpoint (docs/checkpoints.md).
         device: where to put it, unless `device_map` says more.
         dtype: the type of its weights; None for the type they are stored in.
         device_map: spreads the base model over devices, memory and disk, as accelerate does it ("auto", or module
             names and devices); the Delta-encoder goes where the projector is.
         attention: "sdpa", "eager", or "flash_attention_2" where that is installed.
         delta_encoder: folder of a pre-trained Delta-encoder that takes the place of the model's own, if any.
+        adapter_base: where the base of an adapter is now; None for where it was.
 
     Raises:
         PathNotFoundError: there is no such folder.
@@ -166,6 +173,13 @@ def load_videolm(
             Delta-encoder is for another vision tower.
         UsageError: attention, device map or memory cannot be had.
     """
+    if is_adapter(folder):
+        if device_map is not None or delta_encoder is not None:
+            raise UsageError(
+                f"{folder}: an adapter: it takes neither --device-map nor --delta-encoder",
+                f"Make it a plain model first: `cope train merge {folder} --out MODEL`.",
+            )
+        return _load_adapted(folder, adapter_base, device=device, dtype=dtype, attention=attention)
     values = _read_own_description(folder)
     checkpoint = read_base(folder, is_ours=values is not None)
     base = load_base(checkpoint, dtype=dtype, device_map=device_map, attention=attention)
@@ -189,6 +203,34 @@ def load_videolm(
         layout=checkpoint.layout if values is None else "cope",
         notes=checkpoint.notes,
         hash_vision=hash_vision,
+    )
+
+
+def _load_adapted(
+    folder: Path, adapter_base: Path | None, *, device: str | torch.device, dtype: torch.dtype | None, attention: str
+) -> LoadedVideoLM:
+    """Read an adapter folder and its base model."""
+    adapter, vision_sha256 = read_adapter(folder)
+    if adapter.base.named is None and adapter_base is None:
+        small, tokenizer = adapter.base.small_model(folder)
+        base = LoadedVideoLM(
+            model=small.to(dtype=dtype),
+            tokenizer=tokenizer,
+            fusion_frames=None,
+            folder=folder,
+            layout="cope",
+            hash_vision=lambda: vision_sha256,
+        )
+    else:
+        base = load_videolm(adapter.base.find(folder, adapter_base), dtype=dtype, attention=attention)
+    apply_adapter(base.model, folder)
+    return replace(
+        base,
+        model=_placed(base.model, device, dtype, None).eval(),
+        fusion_frames=adapter.fusion_frames,
+        folder=folder,
+        layout="cope",
+        hash_vision=lambda: vision_sha256,
     )
 
 

@@ -21,7 +21,11 @@ DELTA_ENCODER_FILE = "delta_encoder.safetensors"
 ALIGNMENT_FILE = "alignment.safetensors"
 
 _SHARED_FIELDS = {"kind", "format_version", "cope_version", "delta_encoder", "fusion_frames", "vision_sha256"}
-FIELDS = {"videolm": _SHARED_FIELDS, "delta_encoder": _SHARED_FIELDS | {"alignment"}}
+FIELDS = {
+    "videolm": _SHARED_FIELDS,
+    "delta_encoder": _SHARED_FIELDS | {"alignment"},
+    "adapter": _SHARED_FIELDS | {"base", "lora", "has_vision"},
+}
 
 
 def write_description(folder: Path, kind: str, values: Mapping[str, Any]) -> None:

@@ -26,6 +26,7 @@ from cope_cli.errors import CopeError, DataError, TooLongError
 from cope_cli.model.delta_encoder import DeltaEncoderConfig
 from cope_cli.model.geometry import geometry_of
 from cope_cli.model.hub import model_folder
+from cope_cli.model.lora import LoraSizes, add_lora
 from cope_cli.model.outline import Outline, read_outline
 from cope_cli.model.small import build_small_videolm
 from cope_cli.train.config import FinetuneConfig
@@ -363,7 +364,9 @@ def _cost(
     """Work out a step's memory, for the longest sample, and its operations, for the mean one."""
     model = outline.model
     assert model.delta_encoder is not None
-    set_trainable(model, train_vision=config.train_vision, freeze=config.freeze)
+    if config.lora is not None:
+        add_lora(model, LoraSizes(rank=config.lora, alpha=config.lora))
+    set_trainable(model, train_vision=config.train_vision, freeze=config.freeze, lora=config.lora is not None)
     training = Training(
         geometry=geometry_of(model.base.config),
         delta=model.delta_encoder.config,
@@ -373,7 +376,7 @@ def _cost(
         accumulate=config.accumulate,
         bf16=config.bf16,
         train_vision=config.train_vision,
-        train_language="llm" not in config.freeze,
+        train_language="llm" not in config.freeze and config.lora is None,
         train_projector="projector" not in config.freeze,
         train_delta="delta-encoder" not in config.freeze,
     )

@@ -163,6 +163,8 @@ class FinetuneConfig(TrainConfig):
             if it has one, else that of the newest finished pretrain run for its vision tower, else a fresh one.
         delta_preset: preset of a fresh one; None: `small` for the small model, `paper` for others.
         freeze: parts that do not learn: llm, projector (with the newline), delta-encoder.
+        lora: rank of LoRA adapters that learn in place of the language model; None trains it in full.
+        lora_alpha: their scale is alpha / rank; None: twice the rank.
         train_vision: train the vision tower too.
         vision_learning_rate: at this peak rate.
     """
@@ -175,6 +177,8 @@ class FinetuneConfig(TrainConfig):
     delta_encoder: Path | str | None = None
     delta_preset: str | None = None
     freeze: tuple[str, ...] = ()
+    lora: int | None = None
+    lora_alpha: int | None = None
     train_vision: bool = False
     vision_learning_rate: float = 2e-6
 
@@ -188,6 +192,10 @@ class FinetuneConfig(TrainConfig):
         super().__post_init__()
         mix = self.keyframe_mix  # one way to write it: a resumed run compares
         object.__setattr__(self, "keyframes", str(mix) if len(mix.counts) > 1 else mix.counts[0])
+        for name in ("lora", "lora_alpha"):
+            self._check(name, lambda value: value >= 1, "at least 1")
+        if self.lora_alpha is not None and self.lora is None:
+            raise UsageError(f"--lora-alpha {self.lora_alpha}: there is no --lora that it could scale")
         self._check("max_gops", lambda value: value >= 1, "at least 1")
         self._check_freeze()
         self._check("vision_learning_rate", lambda value: value > 0, "above 0")
@@ -197,6 +205,8 @@ class FinetuneConfig(TrainConfig):
         unknown = [part for part in self.freeze if part not in PARTS]
         if unknown:
             raise UsageError(f"--freeze {unknown[0]}: expected one of {', '.join(PARTS)}")
+        if self.lora is not None and "llm" in self.freeze:
+            raise UsageError(f"--lora {self.lora} --freeze llm: LoRA trains the language model, the other freezes it")
         if set(self.freeze) == set(PARTS) and not self.train_vision:
             raise UsageError(f"--freeze {' --freeze '.join(self.freeze)}: nothing is left to train")
         object.__setattr__(self, "freeze", tuple(part for part in PARTS if part in self.freeze))  # in one order

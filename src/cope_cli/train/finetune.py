@@ -19,14 +19,17 @@ from cope_cli.data.datasets import BadSample, FinetuneDataset
 from cope_cli.data.prompt import PromptBuilder
 from cope_cli.data.recipes import read_data
 from cope_cli.errors import CheckpointError, DataError
+from cope_cli.model.adapter import Adapter, BasePointer, load_adapter_weights, load_own_delta_encoder, save_adapter
 from cope_cli.model.batch import VideoLMBatch
 from cope_cli.model.checkpoint import LoadedDeltaEncoder, load_delta_encoder, load_videolm, save_videolm
 from cope_cli.model.delta_encoder import DeltaEncoder
+from cope_cli.model.lora import LoraSizes, add_lora
 from cope_cli.model.videolm import VideoLM
 from cope_cli.train.batches import ErrorsAsSamples, FinetuneCollator
 from cope_cli.train.config import FRESH, FinetuneConfig
 from cope_cli.train.runs import RunFolder, finished_runs, newest_checkpoint, result_folder
 from cope_cli.train.setup import (
+    SMALL_MODEL_SEED,
     Base,
     OnBegin,
     OnFrames,
@@ -49,11 +52,13 @@ class FinetuneRecipe:
         tokenizer: saved with the model.
         fusion_frames: the fusion window s of the data.
         vision_learning_rate: peak rate of the vision tower, where it is trained.
+        adapter: set where the language model is trained by LoRA: only what is trained is saved then.
     """
 
     tokenizer: Any
     fusion_frames: int
     vision_learning_rate: float
+    adapter: Adapter | None = None
 
     def loss(
         self, model: nn.Module, batch: VideoLMBatch, labels: Tensor, num_items: Tensor
@@ -66,12 +71,19 @@ class FinetuneRecipe:
         return self.vision_learning_rate if part_of(name) == "vision" else None
 
     def save(self, model: nn.Module, folder: Path, state_dict: Mapping[str, Tensor] | None) -> None:
-        """Write the VideoLM."""
+        """Write the VideoLM, or its adapter."""
         assert isinstance(model, VideoLM)
+        if self.adapter is not None:
+            save_adapter(model, folder, self.adapter, state_dict=state_dict)
+            return
         save_videolm(model, self.tokenizer, folder, fusion_frames=self.fusion_frames, state_dict=state_dict)
 
     def load(self, model: nn.Module, folder: Path) -> None:
         """Read it back."""
+        if self.adapter is not None:
+            assert isinstance(model, VideoLM)
+            load_adapter_weights(model, folder)
+            return
         model.load_state_dict(load_videolm(folder).model.state_dict())
 
 
@@ -159,6 +171,19 @@ def _dataset(
     return dataset, index.entries, [*bad, *dataset.bad]
 
 
+def _add_adapter(base: Base, config: FinetuneConfig) -> Adapter | None:
+    """Put LoRA adapters into the model, if they are asked for; returns what they belong to."""
+    if config.lora is None:
+        return None
+    if config.model is None:
+        pointer = BasePointer.to_small(SMALL_MODEL_SEED, config.grid_px)
+    else:
+        pointer = BasePointer.to_model(config.model)
+    sizes = LoraSizes(rank=config.lora, alpha=config.lora_alpha or 2 * config.lora)
+    add_lora(base.model, sizes, seed=config.seed)
+    return Adapter(base=pointer, lora=sizes, has_vision=config.train_vision, fusion_frames=config.fusion_frames)
+
+
 def finetune(
     cache: Cache,
     config: FinetuneConfig,
@@ -198,9 +223,11 @@ def finetune(
     if checkpoint is None:
         base.model.delta_encoder, source = choose_delta_encoder(base, config, run_folder.parent)
     else:  # the choice made at the start holds, whatever runs have finished since
-        base.model.delta_encoder = load_videolm(checkpoint / "model").model.delta_encoder
+        kind = "videolm" if config.lora is None else "adapter"
+        base.model.delta_encoder = load_own_delta_encoder(checkpoint / "model", kind)
         source = run.config()["delta_encoder"]
-    set_trainable(base.model, train_vision=config.train_vision, freeze=config.freeze)
+    adapter = _add_adapter(base, config)
+    set_trainable(base.model, train_vision=config.train_vision, freeze=config.freeze, lora=adapter is not None)
     dataset, entries, bad = _dataset(cache, config, base)
     rate = config.resolved_learning_rate()
     arguments = training_arguments(config, run_folder, len(dataset), rate)
@@ -224,6 +251,7 @@ def finetune(
             tokenizer=base.tokenizer,
             fusion_frames=config.fusion_frames,
             vision_learning_rate=config.vision_learning_rate,
+            adapter=adapter,
         ),
         model=base.model,
         dataset=ErrorsAsSamples(dataset),

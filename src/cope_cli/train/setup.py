@@ -15,6 +15,7 @@ from cope_cli.codec.versions import library_versions
 from cope_cli.data.datasets import BadSample
 from cope_cli.data.videos import VideoIndex
 from cope_cli.errors import CheckpointError, CopeError, DataError, EntryNotFoundError, PathNotFoundError
+from cope_cli.model.adapter import is_adapter
 from cope_cli.model.checkpoint import load_videolm, vision_tower_sha256
 from cope_cli.model.delta_encoder import DeltaEncoder, DeltaEncoderConfig
 from cope_cli.model.description import COPE_FILE
@@ -74,7 +75,13 @@ def load_base(config: TrainConfig, dtype: torch.dtype | None = None) -> Base:
             fusion_frames=None,
             described=f"small seeded model (random weights, seed {SMALL_MODEL_SEED}): no --model was given",
         )
-    loaded = load_videolm(model_folder(config.model), dtype=dtype)
+    folder = model_folder(config.model)
+    if is_adapter(folder):
+        raise CheckpointError(
+            f"{config.model}: a LoRA adapter: training starts from a whole model",
+            f"Merge it with its base first: `cope train merge {config.model} --out MODEL`.",
+        )
+    loaded = load_videolm(folder, dtype=dtype)
     return Base(
         model=loaded.model,
         tokenizer=loaded.tokenizer,
@@ -168,7 +175,7 @@ def add_frames(
 
 def record(config: TrainConfig, base: Base, entries: Iterable[str], **values: Any) -> dict[str, Any]:
     """Return what config.json says about a run."""
-    libraries = {name: version(name) for name in ("torch", "transformers", "accelerate")}
+    libraries = {name: version(name) for name in ("torch", "transformers", "accelerate", "peft")}
     return {
         "settings": config.settings(),
         "other_settings": {name: getattr(config, name) for name in sorted(config.FREE)},

@@ -40,7 +40,8 @@ SkipOption = Annotated[bool, typer.Option("--skip-bad", help="Leave out, by name
 PresetOption = Annotated[str | None, typer.Option(help="Preset of a fresh Delta-encoder: paper, wide or small.")]
 
 FreezeOption = Annotated[
-    list[str] | None, typer.Option(help="Part that does not learn, repeatable: llm, projector or delta-encoder.")
+    list[str] | None,
+    typer.Option("--freeze", help="Part that does not learn, repeatable: llm, projector or delta-encoder."),
 ]
 LoraOption = Annotated[
     int | None, typer.Option(help="Rank of LoRA adapters that learn in place of the language model.")
@@ -120,7 +121,7 @@ def finetune(
         str, typer.Option(help="K: slots per GOP shown as RGB; or several with weights, drawn per sample: 1:2,2:1,4:1.")
     ] = "4",
     max_gops: Annotated[int, typer.Option(help="Show longer videos by this many evenly spaced GOPs.")] = 64,
-    freeze: FreezeOption = None,
+    frozen: FreezeOption = None,
     lora: LoraOption = None,
     lora_alpha: Annotated[
         int | None, typer.Option(help="LoRA's scale is alpha / rank; twice the rank if none.")
@@ -159,7 +160,7 @@ def finetune(
         delta_preset=delta_preset,
         keyframes=keyframes,
         max_gops=max_gops,
-        freeze=tuple(freeze or ()),
+        freeze=tuple(frozen or ()),
         lora=lora,
         lora_alpha=lora_alpha,
         train_vision=train_vision,

@@ -172,7 +172,7 @@ class FinetuneConfig(TrainConfig):
     data: Path
     video_root: Path | None = None
     batch_size: int = 8
-    keyframes: int | str = 4
+    keyframes: int | str = "4"
     max_gops: int = 64
     delta_encoder: Path | str | None = None
     delta_preset: str | None = None
@@ -190,8 +190,7 @@ class FinetuneConfig(TrainConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        mix = self.keyframe_mix  # one way to write it: a resumed run compares
-        object.__setattr__(self, "keyframes", str(mix) if len(mix.counts) > 1 else mix.counts[0])
+        object.__setattr__(self, "keyframes", str(self.keyframe_mix))  # one way to write it: a resumed run compares
         for name in ("lora", "lora_alpha"):
             self._check(name, lambda value: value >= 1, "at least 1")
         if self.lora_alpha is not None and self.lora is None:

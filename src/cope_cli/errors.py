@@ -33,6 +33,10 @@ class UsageError(CopeError, ValueError):
     """A flag or an argument has a value that cannot be used (exit code 2)."""
 
 
+class TooLongError(UsageError):
+    """A prompt does not fit the model's context, not even with one GOP."""
+
+
 class PathNotFoundError(CopeError, FileNotFoundError):
     """A path given by the user does not exist, or holds nothing to work on."""
 

@@ -13,19 +13,21 @@ from cope_cli.bench.flops import (
     Shape,
     configurations,
     cost_table,
-    decode_flops,
-    delta_encoder_flops,
-    kv_bytes_per_token,
     length_table,
-    prefill_flops,
-    projector_flops,
     saving_percent,
     shape_of,
     ttft_flops,
-    vision_flops,
     visual_tokens,
 )
 from cope_cli.model.delta_encoder import DeltaEncoder, DeltaEncoderConfig
+from cope_cli.model.flops import (
+    decode_flops,
+    delta_encoder_flops,
+    kv_bytes_per_token,
+    prefill_flops,
+    projector_flops,
+    vision_flops,
+)
 from cope_cli.model.geometry import GEOMETRIES, build_geometry, delta_config
 
 TINY = GEOMETRIES["tiny"]

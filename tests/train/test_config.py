@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,12 @@ DATA = Path("qa.json")
         ({"skip_bad": -1}, "--skip-bad -1"),
         ({"rank_timeout_minutes": 0.0}, "--rank-timeout 0.0"),
         ({"global_batch": 0}, "--global-batch 0"),
+        ({"keyframes": "1:2,x"}, "--keyframes 1:2,x"),
+        ({"freeze": ("vision",)}, "--freeze vision: expected one of llm, projector, delta-encoder"),
+        ({"freeze": ("projector", "llm", "delta-encoder")}, "nothing is left to train"),
+        ({"lora": 0}, "--lora 0"),
+        ({"lora_alpha": 8}, "--lora-alpha 8: there is no --lora"),
+        ({"lora": 4, "freeze": ("llm",)}, "--lora 4 --freeze llm"),
         ({"vision_learning_rate": 0.0}, "--vision-lr 0.0"),
     ],
 )
@@ -109,3 +116,8 @@ def test_an_unknown_reporter_or_one_that_is_not_installed_is_named(monkeypatch: 
         assert f"pip install {name}" in caught.value.hint
     monkeypatch.setattr(reporting, "find_spec", lambda name: name == "tensorboardX" or None)
     reporting.check_reporter("tensorboard")
+    # A setting has one form, however it was written, and survives JSON.
+    written = FinetuneConfig(data=DATA, keyframes="4,2:3", freeze=("projector", "llm", "llm"))
+    settings = written.settings()
+    assert (settings["keyframes"], settings["freeze"]) == ("2:3,4:1", ["llm", "projector"])
+    assert json.loads(json.dumps(settings)) == settings

@@ -12,7 +12,9 @@ from cope_cli.cli import ask, bench, cache, data, train
 from cope_cli.errors import CopeError, UsageError
 
 #: Packages of the extra `models`, which the data stages do without.
-_MODELS_EXTRA = frozenset({"torch", "transformers", "accelerate", "safetensors", "tokenizers", "matplotlib"})
+_MODELS_EXTRA = frozenset(
+    {"torch", "transformers", "accelerate", "safetensors", "tokenizers", "matplotlib", "yaml", "peft"}
+)
 _INSTALL = "Install what training and asking need: pip install 'cope_cli[models]'"
 
 app = typer.Typer(

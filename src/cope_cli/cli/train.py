@@ -1,4 +1,4 @@
-"""`cope train pretrain` and `cope train finetune`."""
+"""`cope train pretrain` and `cope train finetune`; `check` has a file of its own."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cope_cli.cli import show
+from cope_cli.cli import show, train_check
 from cope_cli.cli.options import DEFAULT_CACHE, DEFAULT_RUNS, CacheOption, JsonOption, RunsOption
 
 if TYPE_CHECKING:
     from cope_cli.train.config import TrainConfig
 
 app = typer.Typer(help="Train: align the Delta-encoder, then the whole VideoLM.", no_args_is_help=True)
+app.command("check")(train_check.check)
 
 ModelOption = Annotated[Path | None, typer.Option(help="Model folder or Hub id; the small seeded model if none.")]
 RunOption = Annotated[str, typer.Option("--run", help="Name of the run below --runs; pretrain-1, ... if none.")]
@@ -51,6 +52,15 @@ TimeoutOption = Annotated[
     float, typer.Option("--rank-timeout", help="Minutes that a rank waits for others, such as one that adds frames.")
 ]
 PresetOption = Annotated[str | None, typer.Option(help="Preset of a fresh Delta-encoder: paper, wide or small.")]
+
+FreezeOption = Annotated[
+    list[str] | None,
+    typer.Option("--freeze", help="Part that does not learn, repeatable: llm, projector or delta-encoder."),
+]
+LoraOption = Annotated[
+    int | None, typer.Option(help="Rank of LoRA adapters that learn in place of the language model.")
+]
+TrainVisionOption = Annotated[bool, typer.Option("--train-vision", help="Train the vision tower too, at --vision-lr.")]
 
 
 @app.command("pretrain")
@@ -117,7 +127,12 @@ def pretrain(
 
 @app.command("finetune")
 def finetune(
-    data: Annotated[Path, typer.Option(help="Questions: LLaVA-Video-178K items, JSON or JSON lines.", dir_okay=False)],
+    data: Annotated[
+        Path,
+        typer.Option(
+            help="Items of LLaVA-Video-178K as JSON or JSON lines, or a YAML recipe of several files.", dir_okay=False
+        ),
+    ],
     video_root: Annotated[
         Path | None, typer.Option(help="Folder the items' paths are relative to; if none, ends of paths are compared.")
     ] = None,
@@ -126,9 +141,17 @@ def finetune(
         str | None, typer.Option(help="Pretrain run, Delta-encoder folder, or fresh; the newest pretrain run if none.")
     ] = None,
     delta_preset: PresetOption = None,
-    keyframes: Annotated[int, typer.Option(help="K: slots per GOP shown as RGB.")] = 4,
+    keyframes: Annotated[
+        str, typer.Option(help="K: slots per GOP shown as RGB; or several with weights, drawn per sample: 1:2,2:1,4:1.")
+    ] = "4",
     max_gops: Annotated[int, typer.Option(help="Show longer videos by this many evenly spaced GOPs.")] = 64,
-    train_vision: Annotated[bool, typer.Option("--train-vision", help="Train the vision tower too, at 2e-6.")] = False,
+    frozen: FreezeOption = None,
+    lora: LoraOption = None,
+    lora_alpha: Annotated[
+        int | None, typer.Option(help="LoRA's scale is alpha / rank; twice the rank if none.")
+    ] = None,
+    train_vision: TrainVisionOption = False,
+    vision_lr: Annotated[float, typer.Option(help="Peak learning rate of the vision tower.")] = 2e-6,
     group_by_length: Annotated[
         bool, typer.Option("--group-by-length", help="Make batches of items of similar length.")
     ] = False,
@@ -169,8 +192,12 @@ def finetune(
         delta_preset=delta_preset,
         keyframes=keyframes,
         max_gops=max_gops,
+        freeze=tuple(frozen or ()),
+        lora=lora,
+        lora_alpha=lora_alpha,
         train_vision=train_vision,
         group_by_length=group_by_length,
+        vision_learning_rate=vision_lr,
         fusion_frames=fusion,
         grid_px=grid,
         steps=steps,
@@ -195,6 +222,24 @@ def finetune(
     from cope_cli.train.finetune import finetune as train
 
     _train("finetune", train, config, cache, runs, run, resume, json)
+
+
+@app.command("merge")
+def merge(
+    run: Annotated[Path, typer.Argument(help="Run of --lora, or the adapter folder in it.")],
+    out: Annotated[Path, typer.Option(help="New folder for the model.", file_okay=False)],
+    base: Annotated[Path | None, typer.Option(help="Where its base model is now, if it was moved.")] = None,
+    dtype: Annotated[str, typer.Option(help="Type of the weights written: fp32 or bf16.")] = "fp32",
+    json: JsonOption = False,
+) -> None:
+    """Turn a LoRA adapter and its base into a plain model."""
+    from cope_cli.train.merge import merge_adapter
+
+    result = merge_adapter(run, out, base=base, dtype=dtype)
+    if json:
+        show.print_json({"result": result})
+    else:
+        show.out.print(f"merged {run} into {result}", highlight=False, soft_wrap=True)
 
 
 def _train(
@@ -229,15 +274,20 @@ def _train(
     if not ranks.is_main:
         return
     records = RunFolder(folder, kind)
-    metrics, skipped = records.metrics(), records.skipped()
+    metrics, skipped, shortened = records.metrics(), records.skipped(), records.shortened()
     if json:
         last = metrics[-1] if metrics else None
-        show.print_json({"run": folder, "result": result, "last": last, "skipped": skipped})
+        show.print_json({"run": folder, "result": result, "last": last, "skipped": skipped, "shortened": shortened})
         return
     _show_losses(folder, metrics)
     show.out.print(f"  result {result}; curve {folder / 'loss.png'}", highlight=False, soft_wrap=True)
     if skipped:
         show.out.print(f"  {len(skipped)} samples left out: {folder / 'skipped.jsonl'}", style="yellow")
+    if shortened:
+        text = (
+            f"  {len(shortened)} samples show fewer GOPs than asked for, to fit the context: {records.shortened_file}"
+        )
+        show.out.print(text, style="yellow", soft_wrap=True)
 
 
 def _say_what_is_trained(record: Mapping[str, Any]) -> None:

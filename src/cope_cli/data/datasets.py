@@ -4,14 +4,15 @@ What can be checked cheaply is checked when a dataset is built: that every item 
 sample is read. A sample that cannot be read raises; with `skip_bad` it comes back as a `BadSample`, which the
 collator leaves out and passes on by name. It is never replaced by another sample.
 
-A sample is a function of the cache, the data file and its index alone: no random choice is made here.
+A sample is a function of the cache, the data file, its index, and for conversations the seed and the epoch: no random
+choice depends on anything else.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from pathlib import Path
 from typing import TypeVar
@@ -20,10 +21,11 @@ import numpy as np
 
 from cope_cli.cache.store import PrimitivesEntry
 from cope_cli.data.conversations import Item
+from cope_cli.data.keyframes import KeyframeMix
 from cope_cli.data.prompt import PromptBuilder, Timeline
-from cope_cli.data.samples import OpenEntries, PairSample, Sample, read_pair, read_visuals
+from cope_cli.data.samples import OpenEntries, PairSample, Sample, Shortened, read_pair, read_visuals
 from cope_cli.data.videos import VideoIndex
-from cope_cli.errors import CopeError, DataError
+from cope_cli.errors import CopeError, DataError, TooLongError
 
 T = TypeVar("T")
 
@@ -35,10 +37,12 @@ class BadSample:
     Attributes:
         where: the item or the pair.
         message: what is wrong with it.
+        is_too_long: nothing is wrong but that not even one of its GOPs fits the model's context.
     """
 
     where: str
     message: str
+    is_too_long: bool = False
 
 
 class FinetuneDataset:
@@ -49,11 +53,14 @@ class FinetuneDataset:
         index: the cache's entries.
         builder: makes prompts for the model to train.
         size_px: the vision encoder's input size V.
+        keyframes: keyframes per GOP, drawn for each sample and epoch; None for the builder's.
+        seed: decides the draw.
         video_root: the folder that the items' paths are relative to; see `VideoIndex.find`.
         skip_bad: leave out what cannot be read instead of raising.
 
     Attributes:
         bad: items left out when the dataset was built.
+        epoch: which pass over the data samples are read for; `set_epoch` changes it.
 
     Raises:
         DataError: an item has no entry in the cache, or none has.
@@ -66,17 +73,23 @@ class FinetuneDataset:
         builder: PromptBuilder,
         *,
         size_px: int,
+        keyframes: KeyframeMix | None = None,
+        seed: int = 0,
         video_root: Path | None = None,
         skip_bad: bool = False,
     ) -> None:
         self.builder = builder
+        self.keyframes = keyframes or KeyframeMix.parse(builder.keyframes_per_gop)
+        self.seed = seed
+        self.epoch = 0
         self.skip_bad = skip_bad
         self.bad: list[BadSample] = []
         self._entries = OpenEntries(index.cache.root, size_px)
-        self._items: list[tuple[Item, str]] = []
-        for item in items:
+        self._items: list[_Found] = []
+        for number, item in enumerate(items):
             try:
-                self._items.append((item, index.find(item.video, video_root=video_root).name))
+                name = index.find(item.video, video_root=video_root).name
+                self._items.append(_Found(item=item, name=name, sample_id=f"{number}:{item.id}"))
             except CopeError as error:
                 if not skip_bad:
                     raise DataError(f"{item.where}: {error.message}", error.hint) from error
@@ -87,14 +100,35 @@ class FinetuneDataset:
     def __len__(self) -> int:
         return len(self._items)
 
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the pass over the data that samples are read for, counted from 0."""
+        self.epoch = epoch
+
     @property
     def entry_names(self) -> list[str]:
         """Names of the entries that are read, each once."""
-        return sorted({name for _, name in self._items})
+        return sorted({found.name for found in self._items})
 
     def rgb_slots(self, name: str) -> tuple[int, ...]:
-        """Return the slots of an entry that some sample may show as RGB."""
-        return self.builder.plan(Timeline.of(self._entries.primitives(name))).rgb_slots
+        """Return the slots of an entry that some sample may show as RGB, in whatever epoch."""
+        timeline = Timeline.of(self._entries.primitives(name))
+        slots: set[int] = set()
+        for builder in self._builders():
+            plan = builder.plan(timeline)
+            slots.update(plan.rgb_slots)
+            if plan.num_gops_used < plan.num_gops_total:  # fewer GOPs may be other GOPs: the text decides how many
+                for found in self._items:
+                    if found.name == name:
+                        slots.update(_rgb_slots(builder, found.item, timeline))
+        return tuple(sorted(slots))
+
+    def _builders(self) -> list[PromptBuilder]:
+        """Return a builder for each number of keyframes that may be drawn."""
+        return [replace(self.builder, keyframes_per_gop=keyframes) for keyframes in self.keyframes.counts]
+
+    def drawn_keyframes(self, index: int) -> int:
+        """Return K of a sample in the present epoch."""
+        return self.keyframes.draw(seed=self.seed, epoch=self.epoch, sample=self._items[index].sample_id)
 
     def lengths(self) -> list[int]:
         """Return about how many tokens each sample has: its video's, and its text's at four characters a token.
@@ -110,8 +144,8 @@ class FinetuneDataset:
             else:
                 visual[name] = self.builder.plan(timeline).num_tokens
         return [
-            visual[name] + sum(len(turn.question) + len(turn.answer) for turn in item.turns) // 4
-            for item, name in self._items
+            visual[found.name] + sum(len(turn.question) + len(turn.answer) for turn in found.item.turns) // 4
+            for found in self._items
         ]
 
     def __getitem__(self, index: int) -> Sample | BadSample:
@@ -120,13 +154,38 @@ class FinetuneDataset:
         Raises:
             DataError: it cannot be read and `skip_bad` is off; names the item and the entry.
         """
-        item, name = self._items[index]
-        return _read(f"{item.where}, entry {name}", lambda: self._sample(item, name), self.skip_bad)
+        found = self._items[index]
+        where = f"{found.item.where}, entry {found.name}"
+        return _read(where, lambda: self._sample(where, found, self.drawn_keyframes(index)), self.skip_bad)
 
-    def _sample(self, item: Item, name: str) -> Sample:
-        primitives, frames = self._entries.primitives(name), self._entries.frames(name)
-        prompt = self.builder.finetune(item.turns, Timeline.of(primitives))
-        return Sample(prompt=prompt, visuals=read_visuals(primitives, frames, prompt.plan, self._entries.size_px))
+    def _sample(self, where: str, found: _Found, keyframes: int) -> Sample:
+        primitives, frames = self._entries.primitives(found.name), self._entries.frames(found.name)
+        builder = replace(self.builder, keyframes_per_gop=keyframes)
+        prompt = builder.finetune(found.item.turns, Timeline.of(primitives))
+        wanted = min(prompt.plan.num_gops_total, builder.max_gops)
+        shortened = Shortened(where=where, num_gops=prompt.plan.num_gops_used, num_gops_wanted=wanted)
+        return Sample(
+            prompt=prompt,
+            visuals=read_visuals(primitives, frames, prompt.plan, self._entries.size_px),
+            shortened=shortened if shortened.num_gops < wanted else None,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Found:
+    """An item, the entry of its video, and what draws for it depend on: its place in the data and its own id."""
+
+    item: Item
+    name: str
+    sample_id: str
+
+
+def _rgb_slots(builder: PromptBuilder, item: Item, timeline: Timeline) -> tuple[int, ...]:
+    """Return the slots that one item shows as RGB; none if it is refused, which reading it will say."""
+    try:
+        return builder.finetune(item.turns, timeline).plan.rgb_slots
+    except TooLongError:
+        return ()
 
 
 class PretrainDataset:
@@ -196,7 +255,7 @@ def _read(where: str, read: Callable[[], T], skip_bad: bool) -> T | BadSample:
     except (CopeError, LookupError) as error:
         message = error.message if isinstance(error, CopeError) else str(error)
         if skip_bad:
-            return BadSample(where=where, message=message)
+            return BadSample(where=where, message=message, is_too_long=isinstance(error, TooLongError))
         hint = error.hint if isinstance(error, CopeError) else ""
         raise DataError(f"{where}: {message}", hint or "Mend it, or leave such samples out with --skip-bad.") from error
 

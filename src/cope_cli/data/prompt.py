@@ -23,7 +23,7 @@ from typing import Any
 
 from cope_cli.cache.primitives import Primitives
 from cope_cli.data.conversations import Turn
-from cope_cli.errors import CheckpointError, UsageError
+from cope_cli.errors import CheckpointError, TooLongError
 from cope_cli.model.token_plan import TokenCosts, TokenKind, TokenPlan, plan_tokens
 
 IGNORED_LABEL = -100
@@ -177,7 +177,7 @@ class PromptBuilder:
         """Return the prompt of a conversation; GOPs are left out, evenly, if the context is too short for all.
 
         Raises:
-            UsageError: not even one GOP fits; nothing is ever cut off.
+            TooLongError: not even one GOP fits; nothing is ever cut off.
         """
         return self._fit(lambda plan: finetune_prompt(self.tokenizer, turns, plan, timeline), timeline, 0)
 
@@ -210,7 +210,7 @@ class PromptBuilder:
             prompt = build(self.plan(timeline, max_visual_tokens=max(room - least_text, 0)))
         while len(prompt) > room:
             if prompt.plan.num_gops_used == 1:
-                raise UsageError(
+                raise TooLongError(
                     f"not even one GOP fits: it takes {prompt.num_visual_tokens} visual and {prompt.num_text_tokens} "
                     f"text tokens, and the context leaves {room}",
                     "Take fewer keyframes per GOP, a shorter question, or a model with a longer context.",

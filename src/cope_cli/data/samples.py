@@ -41,16 +41,33 @@ class Visuals:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Shortened:
+    """A sample that shows fewer GOPs than asked for, because the model's context holds no more.
+
+    Attributes:
+        where: the item and the entry.
+        num_gops: GOPs shown.
+        num_gops_wanted: GOPs that were to be shown.
+    """
+
+    where: str
+    num_gops: int
+    num_gops_wanted: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class Sample:
     """One sample of finetuning, or one question to answer.
 
     Attributes:
         prompt: token ids, kinds, labels.
         visuals: frames and primitives in the order of their tokens.
+        shortened: set if GOPs had to be left out.
     """
 
     prompt: Prompt
     visuals: Visuals
+    shortened: Shortened | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

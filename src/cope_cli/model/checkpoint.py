@@ -9,6 +9,8 @@ videolm folder                                         delta_encoder folder (pre
   delta_encoder.safetensors   if the model has one
 ```
 
+A third kind, the adapter folder of a LoRA run, is described in `adapter`.
+
 A folder appears whole or not at all. Without cope's two files a videolm folder is a plain LlavaOnevision checkpoint.
 Loading compares every tensor's name and shape with what the configuration calls for: nothing is ever initialised
 afresh in silence. Only safetensors and JSON, so that a checkpoint from somewhere else runs no code.
@@ -20,33 +22,35 @@ it), `placement` (on which devices), `tokenizer`, `hub` (a name becomes a folder
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from cope_cli import __version__
-from cope_cli.errors import CheckpointError, PathNotFoundError
-from cope_cli.files import new_folder, write_json
+from cope_cli.errors import CheckpointError, PathNotFoundError, UsageError
+from cope_cli.files import new_folder
+from cope_cli.model.adapter import apply_adapter, is_adapter, read_adapter
 from cope_cli.model.alignment import Alignment, AlignmentConfig
 from cope_cli.model.base import load_base, stored_vision_sha256
-from cope_cli.model.delta_encoder import DeltaEncoder, DeltaEncoderConfig
+from cope_cli.model.delta_encoder import DeltaEncoder
+from cope_cli.model.description import (
+    ALIGNMENT_FILE,
+    COPE_FILE,
+    DELTA_ENCODER_FILE,
+    load_delta_weights,
+    load_tensors,
+    read_description,
+    write_description,
+    write_tensors,
+)
 from cope_cli.model.placement import DeviceMap, execution_device, fitting_memory
 from cope_cli.model.published import LAYOUTS_HINT, read_base
-from cope_cli.model.reading import AGAIN, listed, naming, quiet_transformers, read_json, sha256_of_tensors
+from cope_cli.model.reading import AGAIN, naming, quiet_transformers, sha256_of_tensors
 from cope_cli.model.tokenizer import TURN_END, check_tokenizer, load_tokenizer
 from cope_cli.model.videolm import VideoLM
-
-FORMAT_VERSION = 1
-COPE_FILE = "cope.json"
-DELTA_ENCODER_FILE = "delta_encoder.safetensors"
-ALIGNMENT_FILE = "alignment.safetensors"
-
-_SHARED_FIELDS = {"kind", "format_version", "cope_version", "delta_encoder", "fusion_frames", "vision_sha256"}
-_FIELDS = {"videolm": _SHARED_FIELDS, "delta_encoder": _SHARED_FIELDS | {"alignment"}}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,19 +128,21 @@ def save_videolm(
     """
     check_tokenizer(tokenizer, _num_embeddings(model), folder)
     state = model.state_dict() if state_dict is None else state_dict
+    if any(".lora_" in name for name in state):
+        raise CheckpointError(f"{folder}: the model has LoRA adapters, a plain one expected", "Merge them first.")
     base, delta = _below(state, "base."), _below(state, "delta_encoder.")
     encoder = model.delta_encoder
     with new_folder(folder) as temporary, quiet_transformers():
         model.base.save_pretrained(temporary, state_dict=base)
         tokenizer.save_pretrained(temporary)
         if encoder is not None:
-            _write_tensors(temporary / DELTA_ENCODER_FILE, delta)
+            write_tensors(temporary / DELTA_ENCODER_FILE, delta)
         values = {
             "delta_encoder": None if encoder is None else encoder.config.to_dict(),
             "fusion_frames": fusion_frames,
             "vision_sha256": sha256_of_tensors(_below(base, "model.vision_tower.")),
         }
-        _write_description(temporary, "videolm", values)
+        write_description(temporary, "videolm", values)
 
 
 def load_videolm(
@@ -147,17 +153,19 @@ def load_videolm(
     device_map: DeviceMap | None = None,
     attention: str = "sdpa",
     delta_encoder: Path | None = None,
+    adapter_base: Path | None = None,
 ) -> LoadedVideoLM:
-    """Read a VideoLM of any layout: cope's own, the original LLaVA one, or transformers'.
+    """Read a VideoLM of any layout: cope's own, an adapter and its base, the original LLaVA one, or transformers'.
 
     Args:
-        folder: a folder that `save_videolm` wrote, or a published checkpoint (docs/checkpoints.md).
+        folder: a folder that `save_videolm` or `save_adapter` wrote, or a published checkpoint (docs/checkpoints.md).
         device: where to put it, unless `device_map` says more.
         dtype: the type of its weights; None for the type they are stored in.
         device_map: spreads the base model over devices, memory and disk, as accelerate does it ("auto", or module
             names and devices); the Delta-encoder goes where the projector is.
         attention: "sdpa", "eager", or "flash_attention_2" where that is installed.
         delta_encoder: folder of a pre-trained Delta-encoder that takes the place of the model's own, if any.
+        adapter_base: where the base of an adapter is now; None for where it was.
 
     Raises:
         PathNotFoundError: there is no such folder.
@@ -165,6 +173,13 @@ def load_videolm(
             Delta-encoder is for another vision tower.
         UsageError: attention, device map or memory cannot be had.
     """
+    if is_adapter(folder):
+        if device_map is not None or delta_encoder is not None:
+            raise UsageError(
+                f"{folder}: an adapter: it takes neither --device-map nor --delta-encoder",
+                f"Make it a plain model first: `cope train merge {folder} --out MODEL`.",
+            )
+        return _load_adapted(folder, adapter_base, device=device, dtype=dtype, attention=attention)
     values = _read_own_description(folder)
     checkpoint = read_base(folder, is_ours=values is not None)
     base = load_base(checkpoint, dtype=dtype, device_map=device_map, attention=attention)
@@ -191,12 +206,40 @@ def load_videolm(
     )
 
 
+def _load_adapted(
+    folder: Path, adapter_base: Path | None, *, device: str | torch.device, dtype: torch.dtype | None, attention: str
+) -> LoadedVideoLM:
+    """Read an adapter folder and its base model."""
+    adapter, vision_sha256 = read_adapter(folder)
+    if adapter.base.named is None and adapter_base is None:
+        small, tokenizer = adapter.base.small_model(folder)
+        base = LoadedVideoLM(
+            model=small.to(dtype=dtype),
+            tokenizer=tokenizer,
+            fusion_frames=None,
+            folder=folder,
+            layout="cope",
+            hash_vision=lambda: vision_sha256,
+        )
+    else:
+        base = load_videolm(adapter.base.find(folder, adapter_base), dtype=dtype, attention=attention)
+    apply_adapter(base.model, folder)
+    return replace(
+        base,
+        model=_placed(base.model, device, dtype, None).eval(),
+        fusion_frames=adapter.fusion_frames,
+        folder=folder,
+        layout="cope",
+        hash_vision=lambda: vision_sha256,
+    )
+
+
 def _read_own_description(folder: Path) -> dict[str, Any] | None:
     """Return cope.json's fields; None for a published checkpoint, which has none."""
     if not folder.is_dir():
         raise PathNotFoundError(f"{folder}: no such folder", "Name the folder of a checkpoint.")
     if (folder / COPE_FILE).is_file():
-        return _read_description(folder, "videolm")
+        return read_description(folder, "videolm")
     if not (folder / "config.json").is_file():
         raise CheckpointError(
             f"{folder}: neither {COPE_FILE} nor config.json: not a checkpoint of cope, nor a published one",
@@ -210,7 +253,7 @@ def _read_own_description(folder: Path) -> dict[str, Any] | None:
 def _own_delta_encoder(folder: Path, values: Mapping[str, Any]) -> DeltaEncoder | None:
     """Read the Delta-encoder of a videolm folder."""
     if values["delta_encoder"] is not None:
-        return _load_delta_encoder(folder, values["delta_encoder"])
+        return load_delta_weights(folder, values["delta_encoder"])
     if (folder / DELTA_ENCODER_FILE).exists():
         raise CheckpointError(f"{folder}: holds {DELTA_ENCODER_FILE}, but {COPE_FILE} says it has none", AGAIN)
     return None
@@ -284,16 +327,16 @@ def save_delta_encoder(
         described |= asdict(alignment.config)
     with new_folder(folder) as temporary:
         gathered = {name: _below(state_dict or {}, f"{name}.") for name in ("delta_encoder", "alignment")}
-        _write_tensors(temporary / DELTA_ENCODER_FILE, gathered["delta_encoder"] or delta_encoder.state_dict())
+        write_tensors(temporary / DELTA_ENCODER_FILE, gathered["delta_encoder"] or delta_encoder.state_dict())
         if alignment is not None:
-            _write_tensors(temporary / ALIGNMENT_FILE, gathered["alignment"] or alignment.state_dict())
+            write_tensors(temporary / ALIGNMENT_FILE, gathered["alignment"] or alignment.state_dict())
         values = {
             "delta_encoder": delta_encoder.config.to_dict(),
             "alignment": described,
             "fusion_frames": fusion_frames,
             "vision_sha256": vision_sha256,
         }
-        _write_description(temporary, "delta_encoder", values)
+        write_description(temporary, "delta_encoder", values)
 
 
 def load_delta_encoder(folder: Path) -> LoadedDeltaEncoder:
@@ -306,18 +349,18 @@ def load_delta_encoder(folder: Path) -> LoadedDeltaEncoder:
         PathNotFoundError: there is no such folder.
         CheckpointError: a file, a field or a tensor is missing, left over, of another shape, kind or version.
     """
-    values = _read_description(folder, "delta_encoder")
+    values = read_description(folder, "delta_encoder")
     alignment = None
     if values["alignment"] is not None:
         sizes = dict(values["alignment"])
         with naming(folder, "alignment"), torch.device("meta"):
             rest = {name: sizes.pop(name) for name in ("token_width", "num_motion_tokens")}
             alignment = Alignment(AlignmentConfig(**sizes), **rest)
-        _load_tensors(alignment, folder / ALIGNMENT_FILE)
+        load_tensors(alignment, folder / ALIGNMENT_FILE)
     elif (folder / ALIGNMENT_FILE).exists():
         raise CheckpointError(f"{folder}: holds {ALIGNMENT_FILE}, but {COPE_FILE} says it has none", AGAIN)
     return LoadedDeltaEncoder(
-        delta_encoder=_load_delta_encoder(folder, values["delta_encoder"]),
+        delta_encoder=load_delta_weights(folder, values["delta_encoder"]),
         alignment=alignment,
         fusion_frames=values["fusion_frames"],
         vision_sha256=values["vision_sha256"],
@@ -328,74 +371,3 @@ def load_delta_encoder(folder: Path) -> LoadedDeltaEncoder:
 def _below(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     """Return the tensors of one module, named as that module names them."""
     return {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
-
-
-def _write_description(folder: Path, kind: str, values: Mapping[str, Any]) -> None:
-    """Write cope.json."""
-    header = {"kind": kind, "format_version": FORMAT_VERSION, "cope_version": __version__}
-    write_json(folder / COPE_FILE, {**header, **values})
-
-
-def _read_description(folder: Path, kind: str) -> dict[str, Any]:
-    """Return cope.json's fields, once they are known to be those of this kind and version."""
-    path = folder / COPE_FILE
-    if not folder.is_dir():
-        raise PathNotFoundError(f"{folder}: no such folder", "Name the folder of a checkpoint.")
-    if not path.is_file():
-        raise CheckpointError(
-            f"{folder}: no {COPE_FILE}, so it is not a checkpoint of cope", "Name a folder that cope wrote."
-        )
-    found = read_json(path)
-    for name, expected in (("kind", kind), ("format_version", FORMAT_VERSION)):
-        if found.get(name) != expected:
-            raise CheckpointError(
-                f"{path}: {name} {found.get(name)!r} found, {expected!r} expected",
-                f"Name a checkpoint of kind {kind}, or use the version of cope that wrote this one "
-                f"({found.get('cope_version')}; this is {__version__}).",
-            )
-    _check_names(path, set(found), _FIELDS[kind])
-    return found
-
-
-def _check_names(path: Path, found: set[str], expected: set[str]) -> None:
-    """Refuse a file that lacks a name or has one too many."""
-    if found != expected:
-        missing, unexpected = sorted(expected - found), sorted(found - expected)
-        raise CheckpointError(
-            f"{path}: {listed(missing)} missing, {listed(unexpected)} unexpected; {len(expected)} names expected",
-            AGAIN,
-        )
-
-
-def _write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write a safetensors file."""
-    from safetensors.torch import save_file
-
-    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    save_file(plain, path, metadata={"format": "pt"})
-
-
-def _load_tensors(module: nn.Module, path: Path) -> None:
-    """Fill a module built on the meta device from a safetensors file, every name and shape checked."""
-    from safetensors.torch import load_file
-
-    with naming(path.parent, path.name):
-        found = load_file(path)
-    expected = module.state_dict()
-    _check_names(path, set(found), set(expected))
-    for name, tensor in found.items():
-        if tensor.shape != expected[name].shape:
-            raise CheckpointError(
-                f"{path}: {name} has shape {list(tensor.shape)}, {COPE_FILE} calls for {list(expected[name].shape)}",
-                AGAIN,
-            )
-    module.load_state_dict(found, assign=True)
-    module.eval()
-
-
-def _load_delta_encoder(folder: Path, config: Mapping[str, Any]) -> DeltaEncoder:
-    """Read the Delta-encoder of either kind of folder."""
-    with naming(folder, "the Delta-encoder's configuration"), torch.device("meta"):
-        encoder = DeltaEncoder(DeltaEncoderConfig.from_dict(config))
-    _load_tensors(encoder, folder / DELTA_ENCODER_FILE)
-    return encoder

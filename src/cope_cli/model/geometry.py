@@ -203,6 +203,35 @@ def base_config(geometry: Geometry) -> Any:
     return LlavaOnevisionConfig(vision_config=vision, text_config=text, tie_word_embeddings=geometry.is_tied)
 
 
+def geometry_of(config: Any) -> Geometry:
+    """Return the numbers of a LlavaOnevisionConfig, `base_config` turned round.
+
+    Args:
+        config: of a model that `VideoLM` takes.
+    """
+    text, vision = config.text_config, config.vision_config
+    layer = config.vision_feature_layer  # into hidden states, of which the embeddings are the first
+    return Geometry(
+        name="own",
+        description="read from config.json",
+        vocab_size=text.vocab_size,
+        width=text.hidden_size,
+        mlp_width=text.intermediate_size,
+        num_layers=text.num_hidden_layers,
+        num_heads=text.num_attention_heads,
+        num_kv_heads=text.num_key_value_heads,
+        context_tokens=text.max_position_embeddings,
+        rope_theta=text.rope_parameters["rope_theta"],
+        is_tied=config.tie_word_embeddings,
+        image_px=vision.image_size,
+        patch_px=vision.patch_size,
+        vision_width=vision.hidden_size,
+        vision_mlp_width=vision.intermediate_size,
+        vision_layers=layer if layer >= 0 else vision.num_hidden_layers + 1 + layer,
+        vision_heads=vision.num_attention_heads,
+    )
+
+
 def build_geometry(
     geometry: Geometry,
     *,

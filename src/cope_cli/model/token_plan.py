@@ -21,7 +21,7 @@ from enum import IntEnum
 from itertools import groupby
 
 from cope_cli.codec.gop import keyframe_slots
-from cope_cli.errors import UsageError
+from cope_cli.errors import TooLongError, UsageError
 
 
 class TokenKind(IntEnum):
@@ -163,7 +163,8 @@ def plan_tokens(
         include_delta: False leaves out the P slots ("I-frames only", section H.4).
 
     Raises:
-        UsageError: K or `max_gops` is below 1, or not even one GOP fits `max_visual_tokens`.
+        UsageError: K or `max_gops` is below 1.
+        TooLongError: not even one GOP fits `max_visual_tokens`.
         ValueError: no slots, or GOP indices that go back.
     """
     if keyframes_per_gop < 1 or max_gops < 1:
@@ -206,7 +207,7 @@ def _num_gops_that_fit(gop_tokens: Sequence[int], max_gops: int, max_visual_toke
     for num_gops in range(upper, 0, -1):
         if sum(gop_tokens[index] for index in sampled_gops(num_gops, total)) <= max_visual_tokens:
             return num_gops
-    raise UsageError(
+    raise TooLongError(
         f"not even one GOP fits: the first takes {gop_tokens[0]} visual tokens, and {max_visual_tokens} are left",
         "Take fewer keyframes per GOP, a shorter question, or a model with a longer context.",
     )

@@ -1,7 +1,8 @@
 """Samples on their way from the cache to the Trainer: errors that keep their words, and batches that are never empty.
 
 A collated batch is a dict: `batch` for the model, `labels` whose entries other than -100 are counted as the step's
-items, `bad` the samples left out, `errors` those that stop the run. A batch of which nothing is left still runs
+items, `bad` the samples left out, `errors` those that stop the run, `shortened` those that show fewer GOPs than asked
+for. A batch of which nothing is left still runs
 through the whole model, on zeros that count for nothing, so that no rank waits for another.
 """
 
@@ -70,7 +71,8 @@ class FinetuneCollator:
         """Return a collated batch."""
         good, rest = _sorted_out(samples)
         batch = collate(good, pad_id=self.pad_id) if good else self._empty()
-        return {"batch": batch, "labels": batch.labels, **rest}
+        shortened = [sample.shortened for sample in good if sample.shortened is not None]
+        return {"batch": batch, "labels": batch.labels, "shortened": shortened, **rest}
 
     def _empty(self) -> VideoLMBatch:
         one = torch.ones((1, 2), dtype=torch.int64)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from cope_cli.config import ExtractConfig
+from cope_cli.data.keyframes import KeyframeMix
 from cope_cli.errors import UsageError
 
 #: Fresh Delta-encoder instead of a pre-trained one.
@@ -18,6 +19,8 @@ FRESH = "fresh"
 PRETRAIN_RATE_PER_64 = 6.25e-5
 #: Where steps can be reported to, beside metrics.jsonl.
 REPORTERS = ("none", "tensorboard", "wandb")
+#: Parts that `--freeze` takes; the vision tower is frozen without it.
+PARTS = ("llm", "projector", "delta-encoder")
 #: Fields whose flag has another name.
 _FLAGS = {
     "learning_rate": "lr",
@@ -166,7 +169,13 @@ class TrainConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as JSON values."""
-        return {name: str(value) if isinstance(value, Path) else value for name, value in asdict(self).items()}
+        return {name: _as_json(value) for name, value in asdict(self).items()}
+
+
+def _as_json(value: Any) -> Any:
+    if isinstance(value, Path):
+        return str(value)
+    return list(value) if isinstance(value, tuple) else value
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -198,13 +207,16 @@ class FinetuneConfig(TrainConfig):
     """Finetuning of a VideoLM (paper 3.3, 4.1, C).
 
     Attributes:
-        data: the data file.
+        data: the data file, or a recipe of several.
         video_root: folder that its video paths are relative to; None compares the ends of paths.
-        keyframes: keyframes per GOP, K.
+        keyframes: keyframes per GOP, K, or several with weights, of which each sample draws one anew in each epoch.
         max_gops: longer videos are shown by this many evenly spaced GOPs.
         delta_encoder: a pretrain run or its name, the folder of a Delta-encoder, or `fresh`; None: that of the model
             if it has one, else that of the newest finished pretrain run for its vision tower, else a fresh one.
         delta_preset: preset of a fresh one; None: `small` for the small model, `paper` for others.
+        freeze: parts that do not learn: llm, projector (with the newline), delta-encoder.
+        lora: rank of LoRA adapters that learn in place of the language model; None trains it in full.
+        lora_alpha: their scale is alpha / rank; None: twice the rank.
         train_vision: train the vision tower too.
         group_by_length: make batches of samples of similar length.
         vision_learning_rate: at this peak rate.
@@ -213,10 +225,13 @@ class FinetuneConfig(TrainConfig):
     data: Path
     video_root: Path | None = None
     batch_size: int = 8
-    keyframes: int = 4
+    keyframes: int | str = "4"
     max_gops: int = 64
     delta_encoder: Path | str | None = None
     delta_preset: str | None = None
+    freeze: tuple[str, ...] = ()
+    lora: int | None = None
+    lora_alpha: int | None = None
     train_vision: bool = False
     vision_learning_rate: float = 2e-6
     group_by_length: bool = False
@@ -229,9 +244,30 @@ class FinetuneConfig(TrainConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("keyframes", "max_gops"):
+        object.__setattr__(self, "keyframes", str(self.keyframe_mix))  # one way to write it: a resumed run compares
+        for name in ("lora", "lora_alpha"):
             self._check(name, lambda value: value >= 1, "at least 1")
+        if self.lora_alpha is not None and self.lora is None:
+            raise UsageError(f"--lora-alpha {self.lora_alpha}: there is no --lora that it could scale")
+        self._check("max_gops", lambda value: value >= 1, "at least 1")
+        self._check_freeze()
         self._check("vision_learning_rate", lambda value: value > 0, "above 0")
+
+    def _check_freeze(self) -> None:
+        """Refuse parts that there are not, and a run in which nothing learns."""
+        unknown = [part for part in self.freeze if part not in PARTS]
+        if unknown:
+            raise UsageError(f"--freeze {unknown[0]}: expected one of {', '.join(PARTS)}")
+        if self.lora is not None and "llm" in self.freeze:
+            raise UsageError(f"--lora {self.lora} --freeze llm: LoRA trains the language model, the other freezes it")
+        if set(self.freeze) == set(PARTS) and not self.train_vision:
+            raise UsageError(f"--freeze {' --freeze '.join(self.freeze)}: nothing is left to train")
+        object.__setattr__(self, "freeze", tuple(part for part in PARTS if part in self.freeze))  # in one order
+
+    @property
+    def keyframe_mix(self) -> KeyframeMix:
+        """What `keyframes` says."""
+        return KeyframeMix.parse(self.keyframes)
 
     def resolved_learning_rate(self) -> float:
         """Return the peak rate: the one given, the small model's, or 1e-5."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from pickle import UnpicklingError
@@ -22,6 +23,7 @@ from torch import Tensor, nn
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 from cope_cli.data.datasets import BadSample
+from cope_cli.data.samples import Shortened
 from cope_cli.errors import CheckpointError, CopeError
 from cope_cli.train.config import TrainConfig
 from cope_cli.train.order import EpochLoader, RankBatches
@@ -89,6 +91,8 @@ class CopeTrainer(Trainer):
         self.max_bad = max_bad
         self.lengths = lengths
         self._bad = {line["where"] for line in run.skipped()}
+        self._shortened = {line["where"] for line in run.shortened()}
+        self._counts = Counter[str]()
         self._extra_values: dict[str, Tensor] = {}
         self._last_logged_step: int | None = None
         self._last_log_seconds = time.monotonic()
@@ -134,15 +138,28 @@ class CopeTrainer(Trainer):
             DataError: a sample could not be read and is not to be left out, or too many were; on all ranks the same.
         """
         batches, num_items = super().get_batch_samples(epoch_iterator, num_batches, device)
-        found = [sample for batch in batches for sample in (*batch["errors"], *batch["bad"])]
+        kinds = ("errors", "bad", "shortened")
+        found = [sample for batch in batches for kind in kinds for sample in batch.get(kind, ())]
         for sample in self.ranks.gather_lists(found, "while reading samples"):
             if isinstance(sample, CopeError):
                 raise sample
-            self._leave_out(sample)
+            if isinstance(sample, Shortened):
+                self._note_shortened(sample)
+            else:
+                self._leave_out(sample)
         return batches, num_items
+
+    def _note_shortened(self, sample: Shortened) -> None:
+        """Count a sample that shows fewer GOPs than asked for, and note it where it is met first."""
+        self._counts["num_shortened"] += 1
+        if sample.where not in self._shortened:
+            self._shortened.add(sample.where)
+            if self.ranks.is_main:
+                self.run.log_shortened(self.state.global_step + 1, sample)
 
     def _leave_out(self, bad: BadSample) -> None:
         """Count a sample that is left out, and note it where it is met first: it comes back every epoch."""
+        self._counts["num_too_long"] += bad.is_too_long
         if bad.where in self._bad:
             return
         self._bad.add(bad.where)
@@ -204,6 +221,9 @@ class CopeTrainer(Trainer):
         num_steps = step - (self._last_logged_step or 0)
         for name, total in self._extra_values.items():
             logs[name] = float(self.accelerator.reduce(total, "sum")) / num_steps
+        for name in ("num_shortened", "num_too_long"):  # of samples since the last log, on all ranks
+            logs[name] = self._counts[name]
+        self._counts.clear()
         now = time.monotonic()
         logs["seconds_per_step"] = (now - self._last_log_seconds) / num_steps
         super().log(logs, start_time)  # to what --report-to asks for

@@ -1,7 +1,7 @@
 """`cope train finetune`: the language model learns to answer from RGB and Delta-tokens (paper 3.3, 4.1, C).
 
-Language model, projector, newline and Delta-encoder are trained on the answers' tokens; the vision tower is frozen
-unless `train_vision` asks for it.
+Trained on the answers' tokens are the parts that `trainable` names; the vision tower is frozen unless `train_vision`
+asks for it.
 """
 
 from __future__ import annotations
@@ -15,19 +15,22 @@ import torch
 from torch import Tensor, nn
 
 from cope_cli.cache.store import Cache
-from cope_cli.data.conversations import read_items
 from cope_cli.data.datasets import BadSample, FinetuneDataset
 from cope_cli.data.prompt import PromptBuilder
+from cope_cli.data.recipes import read_data
 from cope_cli.errors import CheckpointError, DataError
+from cope_cli.model.adapter import Adapter, BasePointer, load_adapter_weights, load_own_delta_encoder, save_adapter
 from cope_cli.model.batch import VideoLMBatch
 from cope_cli.model.checkpoint import LoadedDeltaEncoder, load_delta_encoder, load_videolm, save_videolm
 from cope_cli.model.delta_encoder import DeltaEncoder
+from cope_cli.model.lora import LoraSizes, add_lora
 from cope_cli.model.videolm import VideoLM
 from cope_cli.train.batches import ErrorsAsSamples, FinetuneCollator
 from cope_cli.train.config import FRESH, FinetuneConfig
 from cope_cli.train.ranks import join_ranks
 from cope_cli.train.runs import RunFolder, finished_runs, newest_checkpoint, result_folder
 from cope_cli.train.setup import (
+    SMALL_MODEL_SEED,
     Base,
     OnBegin,
     OnFrames,
@@ -41,8 +44,7 @@ from cope_cli.train.setup import (
     record,
 )
 from cope_cli.train.sharding import check_fsdp, load_full_state_dict
-
-_VISION = "base.model.vision_tower."
+from cope_cli.train.trainable import num_parameters, part_of, set_trainable
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,11 +55,13 @@ class FinetuneRecipe:
         tokenizer: saved with the model.
         fusion_frames: the fusion window s of the data.
         vision_learning_rate: peak rate of the vision tower, where it is trained.
+        adapter: set where the language model is trained by LoRA: only what is trained is saved then.
     """
 
     tokenizer: Any
     fusion_frames: int
     vision_learning_rate: float
+    adapter: Adapter | None = None
 
     def loss(
         self, model: nn.Module, batch: VideoLMBatch, labels: Tensor, num_items: Tensor
@@ -67,25 +71,23 @@ class FinetuneRecipe:
 
     def learning_rate_of(self, name: str) -> float | None:
         """Return the vision tower's own rate."""
-        return self.vision_learning_rate if name.startswith(_VISION) else None
+        return self.vision_learning_rate if part_of(name) == "vision" else None
 
     def save(self, model: nn.Module, folder: Path, state_dict: Mapping[str, Tensor] | None) -> None:
-        """Write the VideoLM."""
+        """Write the VideoLM, or its adapter."""
         assert isinstance(model, VideoLM)
+        if self.adapter is not None:
+            save_adapter(model, folder, self.adapter, state_dict=state_dict)
+            return
         save_videolm(model, self.tokenizer, folder, fusion_frames=self.fusion_frames, state_dict=state_dict)
 
     def load(self, model: nn.Module, folder: Path) -> None:
         """Read it back."""
-        load_full_state_dict(model, load_videolm(folder).model.state_dict())
-
-
-def set_trainable(model: VideoLM, *, train_vision: bool) -> None:
-    """Let everything learn but the vision tower, of which at most what the features depend on does."""
-    model.requires_grad_(True)
-    model.base.model.vision_tower.requires_grad_(False)
-    if train_vision:
-        for parameter in model.vision_parameters():
-            parameter.requires_grad_(True)
+        if self.adapter is not None:
+            assert isinstance(model, VideoLM)
+            load_adapter_weights(model, folder)
+        else:
+            load_full_state_dict(model, load_videolm(folder).model.state_dict())
 
 
 def choose_delta_encoder(base: Base, config: FinetuneConfig, runs_root: Path) -> tuple[DeltaEncoder, str]:
@@ -151,23 +153,38 @@ def _dataset(
     def leave_out(error: DataError) -> None:
         bad.append(BadSample(where=error.message, message="malformed"))
 
-    items = read_items(config.data, on_bad=leave_out if config.skip_bad else None)
+    data = read_data(config.data, seed=config.seed, on_bad=leave_out if config.skip_bad else None)
     builder = PromptBuilder(
         tokenizer=base.tokenizer,
         costs=base.model.token_costs,
         context_tokens=base.model.context_tokens,
-        keyframes_per_gop=config.keyframes,
+        keyframes_per_gop=config.keyframe_mix.counts[-1],
         max_gops=config.max_gops,
     )
     dataset = FinetuneDataset(
-        items,
+        data.items,
         index,
         builder,
         size_px=base.model.vision_size_px,
+        keyframes=config.keyframe_mix,
+        seed=config.seed,
         video_root=config.video_root,
         skip_bad=config.skip_bad > 0,
     )
     return dataset, index.entries, [*bad, *dataset.bad]
+
+
+def _add_adapter(base: Base, config: FinetuneConfig) -> Adapter | None:
+    """Put LoRA adapters into the model, if they are asked for; returns what they belong to."""
+    if config.lora is None:
+        return None
+    if config.model is None:
+        pointer = BasePointer.to_small(SMALL_MODEL_SEED, config.grid_px)
+    else:
+        pointer = BasePointer.to_model(config.model)
+    sizes = LoraSizes(rank=config.lora, alpha=config.lora_alpha or 2 * config.lora)
+    add_lora(base.model, sizes, seed=config.seed)
+    return Adapter(base=pointer, lora=sizes, has_vision=config.train_vision, fusion_frames=config.fusion_frames)
 
 
 def finetune(
@@ -213,9 +230,11 @@ def finetune(
     if checkpoint is None:
         base.model.delta_encoder, source = choose_delta_encoder(base, config, run_folder.parent)
     else:  # the choice made at the start holds, whatever runs have finished since
-        base.model.delta_encoder = load_videolm(checkpoint / "model").model.delta_encoder
+        kind = "videolm" if config.lora is None else "adapter"
+        base.model.delta_encoder = load_own_delta_encoder(checkpoint / "model", kind)
         source = run.config()["delta_encoder"]
-    set_trainable(base.model, train_vision=config.train_vision)
+    adapter = _add_adapter(base, config)
+    set_trainable(base.model, train_vision=config.train_vision, freeze=config.freeze, lora=adapter is not None)
     dataset, entries, bad = _dataset(cache, config, base)
     rate = config.resolved_learning_rate()
     arguments = training_arguments(config, run_folder, len(dataset), rate, ranks.count, base.model)
@@ -231,6 +250,7 @@ def finetune(
         ranks=ranks,
     )
     values = {"learning_rate": rate, "steps": arguments.max_steps, "num_items": len(dataset), "delta_encoder": source}
+    values |= {"num_trained_parameters": num_parameters(base.model, trained_only=True)}
     described = record(config, base, dataset.entry_names, ranks, **values)
     ranks.from_main(lambda: begin_run(run, described, bad, config, on_begin), "while the run begins")
     run_training(
@@ -238,6 +258,7 @@ def finetune(
             tokenizer=base.tokenizer,
             fusion_frames=config.fusion_frames,
             vision_learning_rate=config.vision_learning_rate,
+            adapter=adapter,
         ),
         model=base.model,
         dataset=ErrorsAsSamples(dataset),

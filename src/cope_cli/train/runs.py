@@ -6,6 +6,7 @@ runs/<name>/
   config.json         every setting and what it came to, versions, the cache entries used
   metrics.jsonl       one line per logged step
   skipped.jsonl       samples left out by name, with --skip-bad
+  shortened.jsonl     samples that show fewer GOPs than asked for, by name, each once
   loss.png            the curve
   checkpoint-<step>/  to go on from; whole or not there at all
   model/              the result of finetune; delta_encoder/ that of pretrain
@@ -19,10 +20,12 @@ import re
 import shutil
 import time
 from collections.abc import Iterable, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
 from cope_cli.data.datasets import BadSample
+from cope_cli.data.samples import Shortened
 from cope_cli.errors import CheckpointError, UsageError
 from cope_cli.files import write_json, write_text
 
@@ -46,6 +49,7 @@ class RunFolder:
         self.config_file = path / "config.json"
         self.metrics_file = path / "metrics.jsonl"
         self.skipped_file = path / "skipped.jsonl"
+        self.shortened_file = path / "shortened.jsonl"
 
     @property
     def result(self) -> Path:
@@ -90,7 +94,7 @@ class RunFolder:
         checkpoint = newest_checkpoint(self.path)
         step = step_of(checkpoint) if checkpoint is not None else 0
         write_json(self.config_file, config)
-        for file in (self.metrics_file, self.skipped_file):
+        for file in (self.metrics_file, self.skipped_file, self.shortened_file):
             self._keep_lines(file, step)
         known = {line["where"] for line in self.skipped()}
         for sample in bad:
@@ -110,7 +114,12 @@ class RunFolder:
 
     def log_skipped(self, step: int, sample: BadSample) -> None:
         """Append a line to skipped.jsonl."""
-        _append(self.skipped_file, {"step": step, "where": sample.where, "message": sample.message})
+        values = {"where": sample.where, "message": sample.message, "is_too_long": sample.is_too_long}
+        _append(self.skipped_file, {"step": step, **values})
+
+    def log_shortened(self, step: int, sample: Shortened) -> None:
+        """Append a line to shortened.jsonl."""
+        _append(self.shortened_file, {"step": step, **asdict(sample)})
 
     def config(self) -> dict[str, Any]:
         """Return config.json."""
@@ -123,6 +132,10 @@ class RunFolder:
     def skipped(self) -> list[dict[str, Any]]:
         """Return the samples left out, each once."""
         return list({line["where"]: line for line in _lines(self.skipped_file)}.values())
+
+    def shortened(self) -> list[dict[str, Any]]:
+        """Return the samples that were shortened, each once."""
+        return list({line["where"]: line for line in _lines(self.shortened_file)}.values())
 
     def remove_old_checkpoints(self, num_kept: int) -> None:
         """Remove all checkpoints but the newest ones."""
@@ -138,7 +151,10 @@ class RunFolder:
         self._write_status("finished", step)
 
     def _write_status(self, state: str, step: int) -> None:
-        status = {"kind": self.kind, "state": state, "step": step, "unix_seconds": time.time()}
+        skipped = self.skipped()
+        num_too_long = sum(line.get("is_too_long", False) for line in skipped)
+        counts = {"num_skipped": len(skipped), "num_too_long": num_too_long, "num_shortened": len(self.shortened())}
+        status = {"kind": self.kind, "state": state, "step": step, "unix_seconds": time.time(), **counts}
         write_json(self.status_file, status)
 
 

@@ -15,8 +15,10 @@ from cope_cli.codec.versions import library_versions
 from cope_cli.data.datasets import BadSample
 from cope_cli.data.videos import VideoIndex
 from cope_cli.errors import CheckpointError, CopeError, DataError, EntryNotFoundError, PathNotFoundError
-from cope_cli.model.checkpoint import COPE_FILE, load_videolm, vision_tower_sha256
+from cope_cli.model.adapter import is_adapter
+from cope_cli.model.checkpoint import load_videolm, vision_tower_sha256
 from cope_cli.model.delta_encoder import DeltaEncoder, DeltaEncoderConfig
+from cope_cli.model.description import COPE_FILE
 from cope_cli.model.hub import model_folder
 from cope_cli.model.small import build_small_videolm
 from cope_cli.model.videolm import VideoLM
@@ -74,7 +76,13 @@ def load_base(config: TrainConfig, dtype: torch.dtype | None = None) -> Base:
             fusion_frames=None,
             described=f"small seeded model (random weights, seed {SMALL_MODEL_SEED}): no --model was given",
         )
-    loaded = load_videolm(model_folder(config.model), dtype=dtype)
+    folder = model_folder(config.model)
+    if is_adapter(folder):
+        raise CheckpointError(
+            f"{config.model}: a LoRA adapter: training starts from a whole model",
+            f"Merge it with its base first: `cope train merge {config.model} --out MODEL`.",
+        )
+    loaded = load_videolm(folder, dtype=dtype)
     return Base(
         model=loaded.model,
         tokenizer=loaded.tokenizer,
@@ -208,7 +216,7 @@ def check_num_bad(num_bad: int, max_bad: int, last: BadSample) -> None:
 
 def record(config: TrainConfig, base: Base, entries: Iterable[str], ranks: Ranks, **values: Any) -> dict[str, Any]:
     """Return what config.json says about a run."""
-    libraries = {name: version(name) for name in ("torch", "transformers", "accelerate")}
+    libraries = {name: version(name) for name in ("torch", "transformers", "accelerate", "peft")}
     return {
         "settings": config.settings(ranks.count),
         "other_settings": {name: getattr(config, name) for name in sorted(config.FREE)},

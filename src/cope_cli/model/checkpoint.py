@@ -19,7 +19,7 @@ it), `placement` (on which devices), `tokenizer`, `hub` (a name becomes a folder
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
@@ -47,6 +47,8 @@ ALIGNMENT_FILE = "alignment.safetensors"
 
 _SHARED_FIELDS = {"kind", "format_version", "cope_version", "delta_encoder", "fusion_frames", "vision_sha256"}
 _FIELDS = {"videolm": _SHARED_FIELDS, "delta_encoder": _SHARED_FIELDS | {"alignment"}}
+#: A field that a folder may lack: several fusion windows were trained on together.
+_WINDOWS = "fusion_windows"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,9 +87,10 @@ class LoadedDeltaEncoder:
     Attributes:
         delta_encoder: on the CPU, in evaluation mode.
         alignment: the pre-training modules, if they were kept.
-        fusion_frames: the fusion window s, in frames, it was trained with.
+        fusion_frames: the fusion window s, in frames, it was trained with; the largest of several.
         vision_sha256: hash of the vision tower whose tokens it was trained to predict.
         folder: where it was read.
+        fusion_windows: all fusion windows it was trained with, ascending; it fits data of any of them.
     """
 
     delta_encoder: DeltaEncoder
@@ -95,6 +98,11 @@ class LoadedDeltaEncoder:
     fusion_frames: int
     vision_sha256: str
     folder: Path
+    fusion_windows: tuple[int, ...]
+
+    def window_for(self, fusion_frames: int) -> int:
+        """Return the window it was trained with that data of a window asks for: the same one if there is, or s."""
+        return fusion_frames if fusion_frames in self.fusion_windows else self.fusion_frames
 
 
 def vision_tower_sha256(model: VideoLM) -> str:
@@ -265,6 +273,7 @@ def save_delta_encoder(
     alignment: Alignment | None = None,
     fusion_frames: int,
     vision_sha256: str,
+    fusion_windows: Sequence[int] = (),
 ) -> None:
     """Write a pre-trained Delta-encoder, with its alignment modules if given; a folder already there is replaced.
 
@@ -274,6 +283,7 @@ def save_delta_encoder(
         alignment: the modules of Eq. 8 and 9, to go on pre-training or to measure retrieval with.
         fusion_frames: the fusion window s, in frames, of its training data.
         vision_sha256: `vision_tower_sha256` of the model whose vision tokens it predicts.
+        fusion_windows: all windows, in frames, if it was trained with several; `fusion_frames` is the largest.
     """
     described = None
     if alignment is not None:
@@ -283,12 +293,14 @@ def save_delta_encoder(
         _write_tensors(temporary / DELTA_ENCODER_FILE, delta_encoder.state_dict())
         if alignment is not None:
             _write_tensors(temporary / ALIGNMENT_FILE, alignment.state_dict())
-        values = {
+        values: dict[str, Any] = {
             "delta_encoder": delta_encoder.config.to_dict(),
             "alignment": described,
             "fusion_frames": fusion_frames,
             "vision_sha256": vision_sha256,
         }
+        if len(fusion_windows) > 1:
+            values[_WINDOWS] = sorted(fusion_windows)
         _write_description(temporary, "delta_encoder", values)
 
 
@@ -318,6 +330,7 @@ def load_delta_encoder(folder: Path) -> LoadedDeltaEncoder:
         fusion_frames=values["fusion_frames"],
         vision_sha256=values["vision_sha256"],
         folder=folder,
+        fusion_windows=tuple(values.get(_WINDOWS, [values["fusion_frames"]])),
     )
 
 
@@ -349,7 +362,8 @@ def _read_description(folder: Path, kind: str) -> dict[str, Any]:
                 f"Name a checkpoint of kind {kind}, or use the version of cope that wrote this one "
                 f"({found.get('cope_version')}; this is {__version__}).",
             )
-    _check_names(path, set(found), _FIELDS[kind])
+    optional = {_WINDOWS} if kind == "delta_encoder" else set()
+    _check_names(path, set(found) - optional, _FIELDS[kind])
     return found
 
 

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any, Protocol
@@ -22,6 +23,7 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 
 from cope_cli.errors import CheckpointError, CopeError
 from cope_cli.files import new_folder
+from cope_cli.train.clock import StepClock
 from cope_cli.train.config import TrainConfig
 from cope_cli.train.plot import draw_loss
 from cope_cli.train.runs import RunFolder, newest_checkpoint
@@ -47,7 +49,15 @@ class Recipe(Protocol):
 class CopeTrainer(Trainer):
     """Trainer for one `Recipe`, writing to one `RunFolder`."""
 
-    def __init__(self, *, recipe: Recipe, run: RunFolder, on_progress: OnProgress, **options: Any) -> None:
+    def __init__(
+        self,
+        *,
+        recipe: Recipe,
+        run: RunFolder,
+        on_progress: OnProgress,
+        clock: StepClock | None = None,
+        **options: Any,
+    ) -> None:
         super().__init__(callbacks=[_LogWithCheckpoints()], **options)
         self.remove_callback(PrinterCallback)
         # Trainer then counts the labels of a step's micro-batches and knows that our loss is divided by them.
@@ -55,6 +65,7 @@ class CopeTrainer(Trainer):
         self.recipe = recipe
         self.run = run
         self.on_progress = on_progress
+        self.clock = clock
         self._bad = {line["where"] for line in run.skipped()}
         self._extra_values: dict[str, Tensor] = {}
         self._last_logged_step: int | None = None
@@ -87,6 +98,16 @@ class CopeTrainer(Trainer):
             self._extra_values[name] = self._extra_values.get(name, 0) + value.detach()
         loss = loss * self.accelerator.num_processes  # the ranks' gradients are averaged
         return (loss, None) if return_outputs else loss
+
+    def get_batch_samples(self, *arguments: Any) -> Any:
+        """Return a step's micro-batches, and time it; Trainer's hook."""
+        with nullcontext() if self.clock is None else self.clock.part("data"):
+            return super().get_batch_samples(*arguments)
+
+    def training_step(self, *arguments: Any) -> Tensor:
+        """Run a micro-batch forward and back, and time it; Trainer's hook."""
+        with nullcontext() if self.clock is None else self.clock.part("backward", self.args.device):
+            return super().training_step(*arguments)
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """Build AdamW with one group per peak rate and weight decay; Trainer's hook for that."""
@@ -123,6 +144,8 @@ class CopeTrainer(Trainer):
             values[name] = float(self.accelerator.reduce(total, "sum")) / num_steps
         now = time.monotonic()
         values["seconds_per_step"] = (now - self._last_log_seconds) / num_steps
+        if self.clock is not None:
+            values |= self.clock.take(num_steps)
         self._extra_values, self._last_logged_step, self._last_log_seconds = {}, step, now
         if not all(math.isfinite(value) for value in values.values()):
             raise CopeError(
@@ -173,6 +196,20 @@ class _LogWithCheckpoints(TrainerCallback):
         return control
 
 
+class _TimeOptimizer(TrainerCallback):
+    """Times the optimiser's step."""
+
+    def __init__(self, clock: StepClock) -> None:
+        self.clock = clock
+        self._block = ExitStack()
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self._block.enter_context(self.clock.part("optimiser", args.device))
+
+    def on_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self._block.close()
+
+
 def training_arguments(config: TrainConfig, run: Path, num_samples: int, learning_rate: float) -> TrainingArguments:
     """Return Trainer's settings: nothing printed, nothing reported, nothing hidden."""
     steps = config.num_steps(num_samples)
@@ -212,8 +249,23 @@ def run_training(
     arguments: TrainingArguments,
     run: RunFolder,
     on_progress: OnProgress,
+    callbacks: Sequence[TrainerCallback] = (),
+    clock: StepClock | None = None,
+    on_trained: Callable[[], None] = lambda: None,
 ) -> None:
     """Train from the beginning or from the run's newest checkpoint, and write the result.
+
+    Args:
+        recipe: loss, rates, checkpoints.
+        model: what is trained.
+        dataset: its samples, errors as values.
+        collator: makes a batch of them.
+        arguments: Trainer's settings.
+        run: where everything goes.
+        on_progress: called with (step, steps in all, logged values).
+        callbacks: what else happens between the steps.
+        clock: times the parts of a step that the model does not time itself.
+        on_trained: called after the last step, before the run counts as finished.
 
     Raises:
         CopeError: the loss is not a number; a sample cannot be read; a checkpoint is broken.
@@ -222,13 +274,19 @@ def run_training(
         recipe=recipe,
         run=run,
         on_progress=on_progress,
+        clock=clock,
         model=model,
         args=arguments,
         train_dataset=dataset,
         data_collator=collator,
     )
+    for callback in callbacks:
+        trainer.add_callback(callback)
+    if clock is not None:
+        trainer.add_callback(_TimeOptimizer(clock))
     checkpoint = newest_checkpoint(run.path)
     trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     recipe.save(trainer.accelerator.unwrap_model(trainer.model), run.result, None)
     draw_loss(run.metrics(), run.path / "loss.png")
+    on_trained()
     run.set_finished(trainer.state.global_step)

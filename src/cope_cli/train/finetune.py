@@ -112,7 +112,8 @@ def choose_delta_encoder(base: Base, config: FinetuneConfig, runs_root: Path) ->
 
 
 def _checked(loaded: LoadedDeltaEncoder, base: Base, config: FinetuneConfig) -> DeltaEncoder:
-    _check_fit(str(loaded.folder), loaded.delta_encoder, loaded.fusion_frames, loaded.vision_sha256, base, config)
+    window = loaded.window_for(config.fusion_frames)
+    _check_fit(str(loaded.folder), loaded.delta_encoder, window, loaded.vision_sha256, base, config)
     return loaded.delta_encoder
 
 

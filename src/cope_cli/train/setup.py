@@ -30,6 +30,8 @@ OnProgress = Callable[[int, int, Mapping[str, float]], None]
 OnFrames = Callable[[str, float, float], None]
 #: Called with what config.json says, before training.
 OnBegin = Callable[[Mapping[str, Any]], None]
+#: Called with a line for a person to read.
+OnNote = Callable[[str], None]
 #: The small model's weights are always these: pretrain and finetune must agree on its vision tower.
 SMALL_MODEL_SEED = 0
 

@@ -2,8 +2,8 @@
 
 A query is a slot I[t-1] with the primitives of the P slot t after it; wanted is slot t among all slots of the same
 video but the query. The model's query is the vision tokens it predicts for slot t, the baseline's the vision tokens of
-slot t-1 as they are. Vectors are mean-pooled tokens, compared by cosine. Of slots that are equally near, each is as likely
-to be named: a constant prediction of zeros scores what chance does.
+slot t-1 as they are. Vectors are mean-pooled tokens, compared by cosine. Of slots that are equally near, each is as
+likely to be named: a constant prediction of zeros scores what chance does.
 
 Legend: S slots of a video, Q queries, M vision tokens of a slot, D their width.
 """
@@ -113,7 +113,7 @@ def hit_shares(queries: Tensor, frames: Tensor, query_slots: Sequence[int], want
     wanted = similarity[rows, torch.as_tensor(wanted_slots)][:, None]
     num_nearer = (similarity > wanted).sum(-1, keepdim=True)
     num_equal = (similarity == wanted).sum(-1, keepdim=True)  # the wanted one among them
-    return ((torch.tensor(RANKS) - num_nearer) / num_equal).double().clamp(0, 1)
+    return ((torch.tensor(RANKS) - num_nearer).double() / num_equal).clamp(0, 1)
 
 
 def measure_video(predictor: Predictor, entry: PrimitivesEntry, size_px: int) -> tuple[RetrievalRow, Tensor]:

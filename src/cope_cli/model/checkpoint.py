@@ -36,7 +36,15 @@ from cope_cli.model.base import load_base, stored_vision_sha256
 from cope_cli.model.delta_encoder import DeltaEncoder, DeltaEncoderConfig
 from cope_cli.model.placement import DeviceMap, execution_device, fitting_memory
 from cope_cli.model.published import LAYOUTS_HINT, read_base
-from cope_cli.model.reading import AGAIN, listed, naming, quiet_transformers, read_json, sha256_of_tensors
+from cope_cli.model.reading import (
+    AGAIN,
+    listed,
+    naming,
+    quiet_transformers,
+    read_json,
+    sha256_of_tensors,
+    write_tensors,
+)
 from cope_cli.model.tokenizer import TURN_END, check_tokenizer, load_tokenizer
 from cope_cli.model.videolm import VideoLM
 
@@ -47,8 +55,6 @@ ALIGNMENT_FILE = "alignment.safetensors"
 
 _SHARED_FIELDS = {"kind", "format_version", "cope_version", "delta_encoder", "fusion_frames", "vision_sha256"}
 _FIELDS = {"videolm": _SHARED_FIELDS, "delta_encoder": _SHARED_FIELDS | {"alignment"}}
-#: A field that a folder may lack: several fusion windows were trained on together.
-_WINDOWS = "fusion_windows"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,7 +144,7 @@ def save_videolm(
         model.base.save_pretrained(temporary, state_dict=base)
         tokenizer.save_pretrained(temporary)
         if encoder is not None:
-            _write_tensors(temporary / DELTA_ENCODER_FILE, delta)
+            write_tensors(temporary / DELTA_ENCODER_FILE, delta)
         values = {
             "delta_encoder": None if encoder is None else encoder.config.to_dict(),
             "fusion_frames": fusion_frames,
@@ -290,9 +296,9 @@ def save_delta_encoder(
         described = {"token_width": alignment.token_width, "num_motion_tokens": alignment.num_motion_tokens}
         described |= asdict(alignment.config)
     with new_folder(folder) as temporary:
-        _write_tensors(temporary / DELTA_ENCODER_FILE, delta_encoder.state_dict())
+        write_tensors(temporary / DELTA_ENCODER_FILE, delta_encoder.state_dict())
         if alignment is not None:
-            _write_tensors(temporary / ALIGNMENT_FILE, alignment.state_dict())
+            write_tensors(temporary / ALIGNMENT_FILE, alignment.state_dict())
         values: dict[str, Any] = {
             "delta_encoder": delta_encoder.config.to_dict(),
             "alignment": described,
@@ -300,7 +306,7 @@ def save_delta_encoder(
             "vision_sha256": vision_sha256,
         }
         if len(fusion_windows) > 1:
-            values[_WINDOWS] = sorted(fusion_windows)
+            values["fusion_windows"] = sorted(fusion_windows)
         _write_description(temporary, "delta_encoder", values)
 
 
@@ -330,7 +336,7 @@ def load_delta_encoder(folder: Path) -> LoadedDeltaEncoder:
         fusion_frames=values["fusion_frames"],
         vision_sha256=values["vision_sha256"],
         folder=folder,
-        fusion_windows=tuple(values.get(_WINDOWS, [values["fusion_frames"]])),
+        fusion_windows=tuple(values.get("fusion_windows", [values["fusion_frames"]])),
     )
 
 
@@ -362,7 +368,7 @@ def _read_description(folder: Path, kind: str) -> dict[str, Any]:
                 f"Name a checkpoint of kind {kind}, or use the version of cope that wrote this one "
                 f"({found.get('cope_version')}; this is {__version__}).",
             )
-    optional = {_WINDOWS} if kind == "delta_encoder" else set()
+    optional = {"fusion_windows"} if kind == "delta_encoder" else set()
     _check_names(path, set(found) - optional, _FIELDS[kind])
     return found
 
@@ -375,14 +381,6 @@ def _check_names(path: Path, found: set[str], expected: set[str]) -> None:
             f"{path}: {listed(missing)} missing, {listed(unexpected)} unexpected; {len(expected)} names expected",
             AGAIN,
         )
-
-
-def _write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write a safetensors file."""
-    from safetensors.torch import save_file
-
-    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    save_file(plain, path, metadata={"format": "pt"})
 
 
 def _load_tensors(module: nn.Module, path: Path) -> None:

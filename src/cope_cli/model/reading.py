@@ -171,3 +171,11 @@ def sha256_of(names: Iterable[str], read: Callable[[str], Tensor]) -> str:
 def sha256_of_tensors(tensors: Mapping[str, Tensor]) -> str:
     """Hash tensors that are at hand."""
     return sha256_of(tensors, tensors.__getitem__)
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write a safetensors file."""
+    from safetensors.torch import save_file
+
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    save_file(plain, path, metadata={"format": "pt"})

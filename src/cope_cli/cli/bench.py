@@ -69,7 +69,7 @@ def bench(
     cache: CacheOption = DEFAULT_CACHE,
     json: JsonOption = False,
 ) -> None:
-    """Measure: token budgets, time to first token, retrieval, speed, memory, storage, exactness."""
+    """Measure: tokens, time to first token, retrieval, speed, memory, storage, exactness."""
     flags = {"tokens": tokens, "ttft": ttft, "extract": extract, "encode": encode, "parallel": parallel}
     flags |= {
         "memory": memory,

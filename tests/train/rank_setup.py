@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import cope_cli
+from cope_cli.cache.store import Cache
 
 HERE = Path(__file__).parent
 SRC = Path(cope_cli.__file__).parents[1]
@@ -66,6 +67,14 @@ def start_ranks(arguments: Sequence[str], num_ranks: int = 2, timeout_seconds: f
         for process in processes:
             process.kill()
     return [Ended(code=process.returncode, output=output) for process, output in zip(processes, outputs, strict=True)]
+
+
+def damage(cache: Cache, entry: str) -> None:
+    """Flip a byte of an entry's residuals."""
+    shard = cache.primitives_folder / f"{entry}.zarr" / "residual" / "c.0.0.0.0"
+    content = bytearray(shard.read_bytes())
+    content[len(content) // 3] ^= 1
+    shard.write_bytes(content)
 
 
 def run_jobs(jobs: list[dict[str, Any]], folder: Path, num_ranks: int = 2) -> list[list[dict[str, Any]]]:

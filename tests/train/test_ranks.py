@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from rank_setup import run_jobs
+from rank_setup import damage, run_jobs
 from train_setup import SIZE_PX, finetune_config, losses, pretrain_config
 
 from cope_cli.cache.frames import Frames
@@ -19,17 +19,8 @@ from cope_cli.train.runs import RunFolder, read_status
 #: 15 pairs in steps of 4, five items in steps of 2: the last step of an epoch is uneven, or leaves a rank without any.
 SIZES: dict[str, dict[str, Any]] = {"pretrain": {"batch_size": 2}, "finetune": {"batch_size": 1}}
 NUM_STEPS = 20
-MAX_BAD = 3
 
-
-def damage(cache: Cache) -> str:
-    """Flip a byte of `camera_pan`'s residuals; returns the entry's name."""
-    name = next(name for name in cache.primitives_names() if name.startswith("camera_pan"))
-    shard = cache.primitives_folder / f"{name}.zarr" / "residual" / "c.0.0.0.0"
-    content = bytearray(shard.read_bytes())
-    content[len(content) // 3] ^= 1
-    shard.write_bytes(content)
-    return name
+pytestmark = pytest.mark.slow  # `test_two_ranks` has the essence
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +30,8 @@ def two_ranks(train_cache: Cache, qa: Path, tmp_path_factory: pytest.TempPathFac
     whole, damaged = Cache(folder / "whole"), Cache(folder / "damaged")
     for cache in (whole, damaged):
         shutil.copytree(train_cache.root, cache.root)
-    entry = damage(damaged)
+    entry = next(name for name in damaged.primitives_names() if name.startswith("camera_pan"))
+    damage(damaged, entry)
     jobs: dict[str, dict[str, Any]] = {}
     for kind, sizes in SIZES.items():
         common = {"kind": kind, "data": str(qa)}

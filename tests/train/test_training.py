@@ -196,7 +196,8 @@ def test_finetuning_moves_everything_but_a_frozen_vision_tower(
 
 
 def test_the_vision_tower_has_its_own_rate(train_cache: Cache, qa: Path, tmp_path: Path) -> None:
-    from cope_cli.train.engine import CopeTrainer, training_arguments
+    from cope_cli.train.arguments import training_arguments
+    from cope_cli.train.engine import CopeTrainer
     from cope_cli.train.finetune import FinetuneRecipe
 
     config = finetune_config(qa, learning_rate=1e-3)

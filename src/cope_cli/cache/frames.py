@@ -69,13 +69,18 @@ class FramesWriter:
 
 def commit_part(folder: Path, entry_folder: Path, size_px: int) -> None:
     """Give a finished part the next free number."""
-    parent = parts_folder(entry_folder, size_px)
-    number = max((_number(path) for path in _parts(parent)), default=-1) + 1
+    commit_numbered(folder, parts_folder(entry_folder, size_px))
+
+
+def commit_numbered(folder: Path, parent: Path) -> None:
+    """Make a finished folder the part of `parent` with the next free number."""
+    number = max((_number(path) for path in numbered_parts(parent)), default=-1) + 1
     while not commit_folder(folder, parent / f"part-{number}", replace=False):
         number += 1
 
 
-def _parts(parent: Path) -> list[Path]:
+def numbered_parts(parent: Path) -> list[Path]:
+    """Return the parts in a folder, in the order they were added."""
     return sorted((path for path in parent.glob("part-*") if re.fullmatch(r"part-\d+", path.name)), key=_number)
 
 
@@ -97,7 +102,7 @@ class Frames:
     def __init__(self, entry: PrimitivesEntry, size_px: int) -> None:
         self.name = entry.name
         self._where: dict[int, tuple[ArrayReader, int]] = {}
-        self.parts = _parts(parts_folder(entry.folder, size_px))
+        self.parts = numbered_parts(parts_folder(entry.folder, size_px))
         for part in self.parts:
             manifest = Manifest.read(part / MANIFEST, kind="frames", schema=PRIMITIVES_SCHEMA)
             manifest.check_files(part, hashes=False)
@@ -133,7 +138,7 @@ class Frames:
 
 def check_parts(entry: PrimitivesEntry, *, hashes: bool) -> int:
     """Compare every part of every size with its manifest; returns how many parts there are."""
-    parts = [part for size in sorted((entry.folder / "frames").glob("*")) for part in _parts(size)]
+    parts = [part for size in sorted((entry.folder / "frames").glob("*")) for part in numbered_parts(size)]
     for part in parts:
         Manifest.read(part / MANIFEST, kind="frames", schema=PRIMITIVES_SCHEMA).check_files(part, hashes=hashes)
     return len(parts)

@@ -12,7 +12,7 @@ from cope_cli.errors import CopeError
 
 @dataclass(frozen=True, kw_only=True)
 class Listing:
-    """One entry: what it holds, which sizes of RGB slots, and its bytes on disk."""
+    """One entry: what it holds, which sizes of RGB slots and stored vision tokens, and its bytes on disk."""
 
     name: str
     kind: str
@@ -50,5 +50,10 @@ def _primitives(cache: Cache, name: str) -> Listing:
         summary = f"{info['num_slots']} slots, s {config['fusion_frames']}, grid {config['grid_px']}"
     except CopeError as error:
         summary = error.message
-    sizes = ", ".join(f"{path.name} px" for path in sorted((folder / "frames").glob("*")))
+    sizes = ", ".join(
+        [
+            *(f"{path.name} px" for path in sorted((folder / "frames").glob("*"))),
+            *(f"tokens {path.name}" for path in sorted((folder / "features").glob("*"))),
+        ]
+    )
     return Listing(name=name, kind="primitives", summary=summary, frames=sizes, size_bytes=tree_bytes(folder))

@@ -51,7 +51,7 @@ class Manifest:
     """The record beside an entry.
 
     Attributes:
-        kind: "encoded", "primitives" or "frames".
+        kind: "encoded", "primitives", "frames" or "features".
         schema: version of the layout.
         fingerprint: 64 hex digits; the entry's name ends with the first eight.
         upstream: fingerprint of the entry this one was made from; "" for an encoded video.

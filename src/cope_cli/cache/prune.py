@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from cope_cli.cache.features import check_features
 from cope_cli.cache.frames import check_parts
 from cope_cli.cache.store import Cache, EncodedEntry
 from cope_cli.cache.temporary import dead_workspaces
@@ -89,6 +90,7 @@ def _primitives(cache: Cache, name: str, superseded: set[str], live: set[str]) -
             return None
         entry.check()
         check_parts(entry, hashes=False)
+        check_features(entry, hashes=False)
     except CopeError as error:
         return Removable(reason=error.message, name=name, paths=(path,))
     if entry.encoded_name in superseded and entry.manifest.source["sha256"] not in live:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from cope_cli.cache.features import check_features
 from cope_cli.cache.frames import check_parts
 from cope_cli.cache.primitives import Primitives
 from cope_cli.cache.store import Cache, EncodedEntry, PrimitivesEntry
@@ -28,7 +29,7 @@ class VerifyRecord:
         kind: "encoded" or "primitives".
         num_slots: slots whose grid frame was rebuilt; 0 for an encoded video.
         num_pixels: grid points compared with a fresh decode of the encoded video.
-        num_parts: parts of RGB frames whose hashes were checked.
+        num_parts: parts of RGB frames and vision tokens whose hashes were checked.
         is_compared: False if the encoded video is gone, so that there was nothing to compare with.
     """
 
@@ -71,7 +72,7 @@ def verify_primitives(name: str, cache: Cache, *, on_progress: OnProgress = lamb
     if entry is None:
         raise EntryNotFoundError(f"{cache.root}: no primitives {name}")
     entry.check(hashes=True)
-    num_parts = check_parts(entry, hashes=True)
+    num_parts = check_parts(entry, hashes=True) + check_features(entry, hashes=True)
     primitives = Primitives(entry)
     _check_tables(primitives)
     encoded = _encoded_of(entry, cache)

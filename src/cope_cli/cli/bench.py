@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from cope_cli.cli.options import DEFAULT_CACHE, CacheOption, JsonOption
+from cope_cli.cli.options import DEFAULT_CACHE, DEFAULT_RUNS, CacheOption, JsonOption, RunsOption
 from cope_cli.errors import UsageError
 
 VideosArgument = Annotated[list[str] | None, typer.Argument(help="Video files; for --warp files or cache entries.")]
@@ -21,6 +21,10 @@ LoaderFlag = Annotated[bool, typer.Option("--loader", help="Training samples rea
 ResidualFlag = Annotated[bool, typer.Option("--residual", help="How exact the codec's own prediction is.")]
 LowresFlag = Annotated[bool, typer.Option("--lowres", help="Speed and drift of decoding at reduced size.")]
 WarpFlag = Annotated[bool, typer.Option("--warp", help="How well motion alone predicts the next slot.")]
+RetrievalOption = Annotated[
+    str | None, typer.Option(metavar="RUN", help="Next-frame retrieval (H.6) with a pretrain run; of VIDEOS if named.")
+]
+ModelOption = Annotated[str | None, typer.Option(help="Vision tower's model, if not the run's (--retrieval).")]
 ShortSideOption = Annotated[
     int | None,
     typer.Option(help="Size to encode at, 0 is the source's; default 0, 384 for --parallel, --memory and --ttft."),
@@ -29,7 +33,7 @@ RoundsOption = Annotated[int, typer.Option(min=1, help="Runs of each variant; me
 HoursOption = Annotated[float, typer.Option(help="Length that the video is repeated to (--memory).")]
 GeometryOption = Annotated[str, typer.Option(help="Whose numbers, with random weights: tiny, 0.5b or 7b (--ttft).")]
 DtypeOption = Annotated[str, typer.Option(help="fp32, bf16 or fp16; auto is bf16 on a GPU, fp32 on a CPU (--ttft).")]
-DeviceOption = Annotated[str, typer.Option(help="cpu, cuda, ...; auto takes a GPU if there is one (--ttft).")]
+DeviceOption = Annotated[str, typer.Option(help="cpu, cuda, ...; auto: a GPU if there is one (--ttft, --retrieval).")]
 NewTokensOption = Annotated[int, typer.Option(help="Tokens of the answer (--ttft).")]
 ShortWarmUpFlag = Annotated[
     bool, typer.Option("--short-warm-up", help="Warm up on one GOP, not on every configuration (--ttft).")
@@ -49,6 +53,8 @@ def bench(
     residual: ResidualFlag = False,
     lowres: LowresFlag = False,
     warp: WarpFlag = False,
+    retrieval: RetrievalOption = None,
+    model: ModelOption = None,
     fusion: Annotated[int, typer.Option(help="Fusion window s.")] = 30,
     grid: Annotated[int, typer.Option(help="Grid side.")] = 224,
     short_side: ShortSideOption = None,
@@ -59,10 +65,11 @@ def bench(
     device: DeviceOption = "auto",
     new_tokens: NewTokensOption = 64,
     short_warm_up: ShortWarmUpFlag = False,
+    runs: RunsOption = DEFAULT_RUNS,
     cache: CacheOption = DEFAULT_CACHE,
     json: JsonOption = False,
 ) -> None:
-    """Measure: token budgets, time to first token, speed, memory, storage, exactness."""
+    """Measure: tokens, time to first token, retrieval, speed, memory, storage, exactness."""
     flags = {"tokens": tokens, "ttft": ttft, "extract": extract, "encode": encode, "parallel": parallel}
     flags |= {
         "memory": memory,
@@ -71,11 +78,14 @@ def bench(
         "residual": residual,
         "lowres": lowres,
         "warp": warp,
+        "retrieval": retrieval is not None,
     }
     name = _chosen(flags)
     from cope_cli.cli import bench_data, bench_model
 
-    if name == "tokens":
+    if retrieval is not None:
+        bench_model.retrieval(retrieval, videos or [], model, fusion, device, cache, runs, json)
+    elif name == "tokens":
         bench_model.tokens(json)
     elif name == "storage":
         bench_data.storage(cache, json)

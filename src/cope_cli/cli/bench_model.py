@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cope_cli.cli import show
@@ -23,6 +24,48 @@ def tokens(json: bool) -> None:
         show.print_json(tables)
     else:
         _show_tokens(tables)
+
+
+def retrieval(
+    run: str, videos: list[str], model: str | None, fusion: int, device: str, cache: Path, runs: Path, json: bool
+) -> None:
+    """Show next-frame retrieval of a pretrain run."""
+    from cope_cli.bench.retrieval import RANKS, measure_retrieval
+    from cope_cli.cache.store import Cache
+
+    report = measured(
+        "videos",
+        lambda progress: measure_retrieval(
+            run,
+            Cache(cache),
+            runs,
+            videos=videos,
+            model=model,
+            fusion_frames=fusion,
+            device=device,
+            on_progress=progress,
+        ),
+    )
+    if json:
+        show.print_json(report)
+        return
+    show.print_table(
+        f"Next-frame retrieval (H.6), {report.chosen}: recall in percent at {', '.join(f'@{rank}' for rank in RANKS)}; "
+        f"{report.delta_encoder}, vision tower of {report.vision_encoder}, window {report.fusion_frames}",
+        ["video", "slots", "queries", "with primitives", "vision only", "chance"],
+        [
+            (
+                row.name,
+                str(row.num_frames),
+                str(row.num_queries),
+                *(
+                    " / ".join(f"{100 * recall[rank]:.1f}" for rank in RANKS)
+                    for recall in (row.model, row.vision, row.chance)
+                ),
+            )
+            for row in (*report.rows, report.overall)
+        ],
+    )
 
 
 def _show_tokens(tables: TokenTables) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,6 +14,7 @@ from cope_cli.cli.options import DEFAULT_CACHE, DEFAULT_RUNS, CacheOption, JsonO
 
 if TYPE_CHECKING:
     from cope_cli.train.config import TrainConfig
+    from cope_cli.train.runs import RunFolder
 
 app = typer.Typer(help="Train: align the Delta-encoder, then the whole VideoLM.", no_args_is_help=True)
 app.command("check")(train_check.check)
@@ -52,6 +54,20 @@ TimeoutOption = Annotated[
     float, typer.Option("--rank-timeout", help="Minutes that a rank waits for others, such as one that adds frames.")
 ]
 PresetOption = Annotated[str | None, typer.Option(help="Preset of a fresh Delta-encoder: paper, wide or small.")]
+RecipeOption = Annotated[
+    str | None,
+    typer.Option(help="Defaults of rate, warm-up, steps and batch: paper or small; by the model if none."),
+]
+FusionMixOption = Annotated[
+    str | None, typer.Option(help="Several windows in equal parts, as in 10,15,30, instead of --fusion.")
+]
+HeldOutOption = Annotated[float, typer.Option(help="Share of the videos kept for evaluation; 0 trains on all.")]
+EvalStepsOption = Annotated[int, typer.Option(help="Steps between evaluations on held-out videos.")]
+EvalPairsOption = Annotated[int, typer.Option(help="Held-out pairs of each window evaluated at most.")]
+StoreFeaturesOption = Annotated[
+    bool, typer.Option("--store-features", help="Keep vision tokens in the cache: 1.7 MB a slot for SigLIP so400m.")
+]
+YesOption = Annotated[bool, typer.Option("--yes", help="Store them even if they take more than 10 GB.")]
 
 FreezeOption = Annotated[
     list[str] | None,
@@ -66,9 +82,16 @@ TrainVisionOption = Annotated[bool, typer.Option("--train-vision", help="Train t
 @app.command("pretrain")
 def pretrain(
     model: ModelOption = None,
+    recipe: RecipeOption = None,
     delta_preset: PresetOption = None,
     fusion: FusionOption = 30,
+    fusion_mix: FusionMixOption = None,
     grid: GridOption = 224,
+    held_out: HeldOutOption = 0.1,
+    eval_steps: EvalStepsOption = 500,
+    eval_pairs: EvalPairsOption = 1000,
+    store_features: StoreFeaturesOption = False,
+    yes: YesOption = False,
     steps: StepsOption = None,
     epochs: EpochsOption = None,
     batch_size: BatchOption = 16,
@@ -94,12 +117,18 @@ def pretrain(
     json: JsonOption = False,
 ) -> None:
     """Stage 3: align the Delta-encoder with a frozen vision encoder, on neighbouring slots of all videos."""
-    from cope_cli.train.config import PretrainConfig
+    from cope_cli.train.config import PretrainConfig, parse_windows
 
     config = PretrainConfig(
         model=model,
+        recipe=recipe,
         delta_preset=delta_preset,
         fusion_frames=fusion,
+        fusion_mix=parse_windows(fusion_mix),
+        held_out=held_out,
+        eval_steps=eval_steps,
+        eval_pairs=eval_pairs,
+        store_features=store_features,
         grid_px=grid,
         steps=steps,
         epochs=epochs,
@@ -122,7 +151,8 @@ def pretrain(
     )
     from cope_cli.train.pretrain import pretrain as train
 
-    _train("pretrain", train, config, cache, runs, run, resume, json)
+    with_notes = partial(train, is_large_accepted=yes, on_note=_say)
+    _train("pretrain", with_notes, config, cache, runs, run, resume, json)
 
 
 @app.command("finetune")
@@ -277,9 +307,13 @@ def _train(
     metrics, skipped, shortened = records.metrics(), records.skipped(), records.shortened()
     if json:
         last = metrics[-1] if metrics else None
-        show.print_json({"run": folder, "result": result, "last": last, "skipped": skipped, "shortened": shortened})
+        found = {"run": folder, "result": result, "last": last, "skipped": skipped, "shortened": shortened}
+        show.print_json(found | _held_out(records))
         return
     _show_losses(folder, metrics)
+    _show_split(metrics)
+    if verdict := _held_out(records).get("verdict"):
+        show.out.print(f"  held-out videos: {verdict}", highlight=False, soft_wrap=True)
     show.out.print(f"  result {result}; curve {folder / 'loss.png'}", highlight=False, soft_wrap=True)
     if skipped:
         show.out.print(f"  {len(skipped)} samples left out: {folder / 'skipped.jsonl'}", style="yellow")
@@ -288,6 +322,10 @@ def _train(
             f"  {len(shortened)} samples show fewer GOPs than asked for, to fit the context: {records.shortened_file}"
         )
         show.out.print(text, style="yellow", soft_wrap=True)
+
+
+def _say(text: str) -> None:
+    show.err.print(text, style="dim", markup=False, highlight=False, soft_wrap=True)
 
 
 def _say_what_is_trained(record: Mapping[str, Any]) -> None:
@@ -307,3 +345,22 @@ def _show_losses(folder: Path, metrics: Sequence[Mapping[str, float]]) -> None:
     if "copy_loss" in metrics[-1]:
         text += f", where copying the slot before gives {mean('copy_loss', metrics[-count:]):.3f}"
     show.out.print(f"{text} (means of {count} of {len(metrics)} logged steps)", highlight=False, soft_wrap=True)
+
+
+def _held_out(run: RunFolder) -> dict[str, Any]:
+    """Return what a run's evaluations came to, for pretrain."""
+    evaluations = run.evaluations()
+    config = run.config()
+    return {"evaluations": evaluations, "verdict": config.get("verdict")} if evaluations else {}
+
+
+def _show_split(metrics: Sequence[Mapping[str, float]]) -> None:
+    """Print where the time of a step went, if that was measured; the first logged step warms up and is left out."""
+    counted = metrics[1:] or metrics
+    names = [name for name in counted[-1] if name.endswith("_seconds")]
+    if names:
+        means = {name: sum(line[name] for line in counted) / len(counted) for name in names}
+        parts = ", ".join(
+            f"{name.removesuffix('_seconds').replace('_', '-')} {value:.3f}" for name, value in means.items()
+        )
+        show.out.print(f"  a step in seconds: {parts}", highlight=False, soft_wrap=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -25,21 +25,33 @@ class PairBatch:
     """Pairs of neighbouring slots, P of them.
 
     Attributes:
-        rgb: (P, 2, V, V, 3) uint8, the slot before and the P slot.
+        rgb: (P, 2, V, V, 3) uint8, the slot before and the P slot; V is 0 where tokens are given.
         motion: (P, 2, G, G) int16, half-pixels of the encoded stream.
         residual: (P, G, G, 3) int16.
         frame_size_px: (P, 2) int32, width and height of the encoded stream.
+        tokens: (P, 2, M, D) bfloat16, stored vision tokens of both slots; None to compute them.
     """
 
     rgb: Tensor
     motion: Tensor
     residual: Tensor
     frame_size_px: Tensor
+    tokens: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.motion)
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> PairBatch:
         """Return the batch with every tensor on `device`."""
-        moved = {name: tensor.to(device, non_blocking=non_blocking) for name, tensor in vars(self).items()}
-        return PairBatch(**moved)
+        return self._each(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+
+    def twice(self) -> PairBatch:
+        """Return the batch followed by itself."""
+        return self._each(lambda tensor: torch.cat([tensor, tensor]))
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> PairBatch:
+        changed: dict[str, Any] = {n: None if tensor is None else change(tensor) for n, tensor in vars(self).items()}
+        return PairBatch(**changed)
 
 
 def collate(
@@ -105,7 +117,9 @@ def _batch(
 
 def collate_pairs(samples: Sequence[PairSample]) -> PairBatch:
     """Put pairs, at least one, into one batch."""
+    tokens = [sample.tokens for sample in samples if sample.tokens is not None]
     return PairBatch(
+        tokens=torch.from_numpy(np.stack(tokens).view(np.int16)).view(torch.bfloat16) if tokens else None,
         rgb=torch.from_numpy(np.stack([sample.rgb for sample in samples])),
         motion=torch.from_numpy(np.stack([sample.motion for sample in samples])),
         residual=torch.from_numpy(np.stack([sample.residual for sample in samples])),

@@ -196,15 +196,23 @@ class PretrainDataset:
         entries: the entries to take pairs of, by name.
         size_px: the vision encoder's input size V.
         skip_bad: leave out what cannot be read instead of raising.
+        features: the cache's name of the vision encoder whose stored tokens are read instead of RGB slots.
 
     Raises:
         DataError: there is not a single pair.
     """
 
     def __init__(
-        self, cache_root: Path, entries: Mapping[str, PrimitivesEntry], *, size_px: int, skip_bad: bool = False
+        self,
+        cache_root: Path,
+        entries: Mapping[str, PrimitivesEntry],
+        *,
+        size_px: int,
+        skip_bad: bool = False,
+        features: str | None = None,
     ) -> None:
         self.skip_bad = skip_bad
+        self.features = features
         self._entries = OpenEntries(cache_root, size_px)
         counts = {name: _num_pairs(entry) for name, entry in sorted(entries.items())}
         self.entry_names = [name for name, count in counts.items() if count]
@@ -238,9 +246,11 @@ class PretrainDataset:
         return _read(f"pair {pair} of entry {name}", lambda: self._pair(name, pair), self.skip_bad)
 
     def _pair(self, name: str, pair: int) -> PairSample:
-        primitives = self._entries.primitives(name)
+        entries = self._entries
+        primitives = entries.primitives(name)
         slot = int(np.flatnonzero(~primitives.slots.is_iframe)[pair])
-        return read_pair(primitives, self._entries.frames(name), slot)
+        shown = entries.frames(name) if self.features is None else entries.features(name, self.features)
+        return read_pair(primitives, shown, slot)
 
 
 def _num_pairs(entry: PrimitivesEntry) -> int:

@@ -15,12 +15,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cope_cli.cache.features import Features
 from cope_cli.cache.frames import Frames
 from cope_cli.cache.primitives import Primitives
 from cope_cli.cache.store import Cache, PrimitivesEntry
 from cope_cli.data.prompt import Prompt
 from cope_cli.errors import EntryNotFoundError
 from cope_cli.model.token_plan import TokenPlan
+
+_NO_PICTURES = np.empty((2, 0, 0, 3), np.uint8)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,19 +75,21 @@ class Sample:
 
 @dataclass(frozen=True, kw_only=True)
 class PairSample:
-    """Two neighbouring slots of a GOP, for pre-training (paper 3.3).
+    """Two neighbouring slots of a GOP, for pre-training (paper 3.3), as pictures or as stored vision tokens.
 
     Attributes:
-        rgb: (2, V, V, 3) uint8, the slot before and the P slot.
+        rgb: (2, V, V, 3) uint8, the slot before and the P slot; V is 0 where tokens are read.
         motion: (2, G, G) int16, of the P slot.
         residual: (G, G, 3) int16, of the P slot.
         frame_size_px: (2,) int32, width and height of the encoded stream.
+        tokens: (2, M, D) uint16 holding bfloat16, of both slots.
     """
 
     rgb: NDArray[np.uint8]
     motion: NDArray[np.int16]
     residual: NDArray[np.int16]
     frame_size_px: NDArray[np.int32]
+    tokens: NDArray[np.uint16] | None = None
 
 
 def read_visuals(primitives: Primitives, frames: Frames, plan: TokenPlan, size_px: int) -> Visuals:
@@ -110,18 +115,29 @@ def read_visuals(primitives: Primitives, frames: Frames, plan: TokenPlan, size_p
     )
 
 
-def read_pair(primitives: Primitives, frames: Frames, slot: int) -> PairSample:
+def read_pair(primitives: Primitives, shown: Frames | Features, slot: int) -> PairSample:
     """Read a P slot and the slot before it; raises like `read_visuals`.
+
+    Args:
+        primitives: the video's entry.
+        shown: its RGB slots, or the vision tokens stored of them.
+        slot: the P slot.
 
     Raises:
         LookupError: `slot` is an I-frame slot: nothing leads to it from the slot before.
     """
     motion, residual = primitives.motion(slot), primitives.residual(slot)
+    pictures, tokens = _NO_PICTURES, None
+    if isinstance(shown, Features):
+        tokens = np.stack([shown.tokens(slot - 1), shown.tokens(slot)])
+    else:
+        pictures = shown.rgbs((slot - 1, slot))
     return PairSample(
-        rgb=frames.rgbs((slot - 1, slot)),
+        rgb=pictures,
         motion=motion,
         residual=residual,
         frame_size_px=_frame_size_px(primitives),
+        tokens=tokens,
     )
 
 
@@ -135,11 +151,17 @@ class _OpenEntry:
     def __init__(self, entry: PrimitivesEntry, size_px: int) -> None:
         self._entry = entry
         self._size_px = size_px
+        self._features: dict[str, Features] = {}
         self.primitives = Primitives(entry)
 
     @cached_property
     def frames(self) -> Frames:
         return Frames(self._entry, self._size_px)
+
+    def features(self, model: str) -> Features:
+        if model not in self._features:
+            self._features[model] = Features(self._entry, model)
+        return self._features[model]
 
 
 class OpenEntries:
@@ -176,6 +198,10 @@ class OpenEntries:
     def frames(self, name: str) -> Frames:
         """Return an entry's RGB slots, those there when this is first called; raises like `primitives`."""
         return self._get(name).frames
+
+    def features(self, name: str, model: str) -> Features:
+        """Return an entry's stored vision tokens of one encoder; as `frames` does with RGB slots."""
+        return self._get(name).features(model)
 
     def _get(self, name: str) -> _OpenEntry:
         if self._process != os.getpid():

@@ -21,7 +21,7 @@ it), `placement` (on which devices), `tokenizer`, `hub` (a name becomes a folder
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -89,9 +89,10 @@ class LoadedDeltaEncoder:
     Attributes:
         delta_encoder: on the CPU, in evaluation mode.
         alignment: the pre-training modules, if they were kept.
-        fusion_frames: the fusion window s, in frames, it was trained with.
+        fusion_frames: the fusion window s, in frames, it was trained with; the largest of several.
         vision_sha256: hash of the vision tower whose tokens it was trained to predict.
         folder: where it was read.
+        fusion_windows: all fusion windows it was trained with, ascending; it fits data of any of them.
     """
 
     delta_encoder: DeltaEncoder
@@ -99,6 +100,11 @@ class LoadedDeltaEncoder:
     fusion_frames: int
     vision_sha256: str
     folder: Path
+    fusion_windows: tuple[int, ...]
+
+    def window_for(self, fusion_frames: int) -> int:
+        """Return the window it was trained with that data of a window asks for: the same one if there is, or s."""
+        return fusion_frames if fusion_frames in self.fusion_windows else self.fusion_frames
 
 
 def vision_tower_sha256(model: VideoLM) -> str:
@@ -308,6 +314,7 @@ def save_delta_encoder(
     alignment: Alignment | None = None,
     fusion_frames: int,
     vision_sha256: str,
+    fusion_windows: Sequence[int] = (),
     state_dict: Mapping[str, Tensor] | None = None,
 ) -> None:
     """Write a pre-trained Delta-encoder, with its alignment modules if given; a folder already there is replaced.
@@ -318,6 +325,7 @@ def save_delta_encoder(
         alignment: the modules of Eq. 8 and 9, to go on pre-training or to measure retrieval with.
         fusion_frames: the fusion window s, in frames, of its training data.
         vision_sha256: `vision_tower_sha256` of the model whose vision tokens it predicts.
+        fusion_windows: all windows, in frames, if it was trained with several; `fusion_frames` is the largest.
         state_dict: the weights of both, below `delta_encoder.` and `alignment.`, where they are gathered from several
             ranks.
     """
@@ -330,12 +338,14 @@ def save_delta_encoder(
         write_tensors(temporary / DELTA_ENCODER_FILE, gathered["delta_encoder"] or delta_encoder.state_dict())
         if alignment is not None:
             write_tensors(temporary / ALIGNMENT_FILE, gathered["alignment"] or alignment.state_dict())
-        values = {
+        values: dict[str, Any] = {
             "delta_encoder": delta_encoder.config.to_dict(),
             "alignment": described,
             "fusion_frames": fusion_frames,
             "vision_sha256": vision_sha256,
         }
+        if len(fusion_windows) > 1:
+            values["fusion_windows"] = sorted(fusion_windows)
         write_description(temporary, "delta_encoder", values)
 
 
@@ -365,6 +375,7 @@ def load_delta_encoder(folder: Path) -> LoadedDeltaEncoder:
         fusion_frames=values["fusion_frames"],
         vision_sha256=values["vision_sha256"],
         folder=folder,
+        fusion_windows=tuple(values.get("fusion_windows", [values["fusion_frames"]])),
     )
 
 

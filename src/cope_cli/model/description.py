@@ -26,6 +26,8 @@ FIELDS = {
     "delta_encoder": _SHARED_FIELDS | {"alignment"},
     "adapter": _SHARED_FIELDS | {"base", "lora", "has_vision"},
 }
+#: Fields that may be missing.
+OPTIONAL_FIELDS = {"delta_encoder": {"fusion_windows"}}
 
 
 def write_description(folder: Path, kind: str, values: Mapping[str, Any]) -> None:
@@ -51,7 +53,7 @@ def read_description(folder: Path, kind: str) -> dict[str, Any]:
                 f"Name a checkpoint of kind {kind}, or use the version of cope that wrote this one "
                 f"({found.get('cope_version')}; this is {__version__}).",
             )
-    check_names(path, set(found), FIELDS[kind])
+    check_names(path, set(found) - OPTIONAL_FIELDS.get(kind, set()), FIELDS[kind])
     return found
 
 

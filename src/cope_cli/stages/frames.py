@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
 
 from cope_cli.cache.frames import Frames, FramesWriter, commit_part
 from cope_cli.cache.schema import compress
@@ -93,10 +96,34 @@ def ensure_frames(
     missing = sorted(set(slots) - Frames(entry, size_px).slots)
     if not missing:
         return 0
+    with cache.workspace() as workspace:
+        folder = workspace / "part"
+        writer = FramesWriter(folder, missing, size_px)
+        for rgb in decode_frames(cache, entry, size_px, missing, on_progress=on_progress):
+            writer.append(compress(rgb))
+        writer.close(entry.manifest.fingerprint, library_versions())
+        commit_part(folder, entry.folder, size_px)
+    return len(missing)
+
+
+def decode_frames(
+    cache: Cache,
+    entry: PrimitivesEntry,
+    size_px: int,
+    slots: Sequence[int],
+    *,
+    on_progress: OnProgress = lambda done, total: None,
+) -> Iterator[NDArray[np.uint8]]:
+    """Yield the RGB pictures (V, V, 3) of slots, ascending, decoded from an entry's encoded video.
+
+    Raises:
+        EntryNotFoundError: the encoded video is gone from the cache.
+        VideoError, CacheCorruptError: decoding failed.
+    """
     encoded = cache.encoded_entry(entry.encoded_name)
     if encoded is None:
         raise EntryNotFoundError(
-            f"{entry.name}: {len(missing)} RGB pictures at {size_px} px are not stored, and the encoded video "
+            f"{entry.name}: {len(slots)} RGB pictures at {size_px} px are not stored, and the encoded video "
             f"{entry.encoded_name} is gone from {cache.root}",
             f"Run `cope encode {entry.source_path}` again.",
         )
@@ -104,16 +131,9 @@ def ensure_frames(
     fps = encoded.manifest.config["fps"]
     total = encoded.manifest.info["num_frames"] / fps
     all_slots = slots_of_entry(encoded, ExtractConfig(**entry.manifest.config))
-    with cache.workspace() as workspace:
-        folder = workspace / "part"
-        writer = FramesWriter(folder, missing, size_px)
-        for rgb in read_slot_frames(
-            encoded.video,
-            [all_slots[slot].frame for slot in missing],
-            rgb_converter(size_px),
-            on_frame=lambda index: on_progress(index / fps, total),
-        ):
-            writer.append(compress(rgb))
-        writer.close(entry.manifest.fingerprint, library_versions())
-        commit_part(folder, entry.folder, size_px)
-    return len(missing)
+    yield from read_slot_frames(
+        encoded.video,
+        [all_slots[slot].frame for slot in slots],
+        rgb_converter(size_px),
+        on_frame=lambda index: on_progress(index / fps, total),
+    )

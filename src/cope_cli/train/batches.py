@@ -96,10 +96,12 @@ class PretrainCollator:
     Attributes:
         size_px: the vision encoder's input size V.
         grid_px: the grid G.
+        token_shape: (M, D), where pairs come with stored vision tokens.
     """
 
     size_px: int
     grid_px: int
+    token_shape: tuple[int, int] | None = None
 
     def __call__(self, samples: Sequence[Any]) -> dict[str, Any]:
         """Return a collated batch."""
@@ -109,7 +111,11 @@ class PretrainCollator:
 
     def _empty(self) -> PairBatch:
         size, grid = self.size_px, self.grid_px
+        tokens = None
+        if self.token_shape is not None:
+            tokens, size = torch.zeros((1, 2, *self.token_shape), dtype=torch.bfloat16), 0
         return PairBatch(
+            tokens=tokens,
             rgb=torch.zeros((1, 2, size, size, 3), dtype=torch.uint8),
             motion=torch.zeros((1, 2, grid, grid), dtype=torch.int16),
             residual=torch.zeros((1, grid, grid, 3), dtype=torch.int16),

@@ -21,6 +21,8 @@ PRETRAIN_RATE_PER_64 = 6.25e-5
 REPORTERS = ("none", "tensorboard", "wandb")
 #: Parts that `--freeze` takes; the vision tower is frozen without it.
 PARTS = ("llm", "projector", "delta-encoder")
+#: Values of `--recipe`.
+RECIPES = ("paper", "small")
 #: Fields whose flag has another name.
 _FLAGS = {
     "learning_rate": "lr",
@@ -169,13 +171,13 @@ class TrainConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as JSON values."""
-        return {name: _as_json(value) for name, value in asdict(self).items()}
+        return {name: _json_value(value) for name, value in asdict(self).items()}
 
 
-def _as_json(value: Any) -> Any:
-    if isinstance(value, Path):
-        return str(value)
-    return list(value) if isinstance(value, tuple) else value
+def _json_value(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return list(value)
+    return str(value) if isinstance(value, Path) else value
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -183,23 +185,97 @@ class PretrainConfig(TrainConfig):
     """Pre-training of the Delta-encoder (paper 3.3, B).
 
     Attributes:
+        recipe: `paper` or `small`: defaults for the rate, warm-up, steps and global batch, each overridden by its own
+            field, the last by `accumulate` too; None: `small` for the small model, for others the paper's rate over
+            one pass.
         delta_preset: preset of the Delta-encoder; None: `small` for the small model, `paper` for others.
+        fusion_mix: train on pairs of these fusion windows, evenly; `fusion_frames` is then the largest of them.
+        held_out: share of the videos that are kept from training and evaluated on; 0 keeps none.
+        eval_steps: steps between evaluations; there is one after the last step in any case.
+        eval_pairs: held-out pairs of each window that are evaluated, at most.
+        store_features: compute each slot's vision tokens once and keep them in the cache, rounded to bfloat16.
     """
 
     batch_size: int = 16
+    recipe: str | None = None
     delta_preset: str | None = None
+    fusion_mix: tuple[int, ...] | None = None
+    held_out: float = 0.1
+    eval_steps: int = 500
+    eval_pairs: int = 1000
+    store_features: bool = False
 
     #: The loss falls to 0.80 of that of copying the slot before, and goes on falling.
     SMALL_STEPS: ClassVar[int] = 60
     SMALL_LEARNING_RATE: ClassVar[float] = 2e-3
+    #: The paper's run (3.3, C): 113 K iterations on batches of 1024.
+    PAPER_STEPS: ClassVar[int] = 113_000
+    PAPER_GLOBAL_BATCH: ClassVar[int] = 1024
+    PAPER_WARMUP_STEPS: ClassVar[int] = 1000
+    FREE: ClassVar[frozenset[str]] = TrainConfig.FREE | {"eval_steps", "eval_pairs"}
+
+    def __post_init__(self) -> None:
+        if self.recipe not in (None, *RECIPES):
+            raise UsageError(f"--recipe {self.recipe}: expected {' or '.join(RECIPES)}")
+        if self.recipe == "paper" and self.global_batch is None and self.accumulate == 1:
+            object.__setattr__(self, "global_batch", self.PAPER_GLOBAL_BATCH)
+        if self.fusion_mix is not None:
+            if len(set(self.fusion_mix)) != len(self.fusion_mix) or len(self.fusion_mix) < 2:
+                raise UsageError(f"--fusion-mix {','.join(map(str, self.fusion_mix))}: expected at least two windows")
+            for window in self.fusion_mix:
+                ExtractConfig(fusion_frames=window, grid_px=self.grid_px)
+            object.__setattr__(self, "fusion_mix", tuple(sorted(self.fusion_mix)))
+            object.__setattr__(self, "fusion_frames", max(self.fusion_mix))
+        super().__post_init__()
+        self._check("held_out", lambda value: 0 <= value < 1, "0 or more and below 1")
+        for name in ("eval_steps", "eval_pairs"):
+            self._check(name, lambda value: value >= 1, "at least 1")
+
+    @property
+    def windows(self) -> tuple[int, ...]:
+        """The fusion windows to train on, in frames, ascending."""
+        return self.fusion_mix or (self.fusion_frames,)
+
+    @property
+    def _is_small(self) -> bool:
+        return self.recipe == "small" or (self.recipe is None and self.model is None)
 
     def resolved_learning_rate(self, num_ranks: int = 1) -> float:
         """Return the peak rate: the one given, the small model's, or 6.25e-5 * global batch / 64."""
         if self.learning_rate is not None:
             return self.learning_rate
-        if self.model is None:
+        if self._is_small:
             return self.SMALL_LEARNING_RATE
         return PRETRAIN_RATE_PER_64 * self.step_samples(num_ranks) / 64
+
+    def num_steps(self, num_samples: int, num_ranks: int = 1) -> int:
+        """Return the optimiser steps over a dataset: as given, the recipe's, or what an epoch takes."""
+        if self.steps is None and self.epochs is None:
+            if self.recipe == "paper":
+                return self.PAPER_STEPS
+            if self._is_small:
+                return self.SMALL_STEPS
+        return super().num_steps(num_samples, num_ranks)
+
+    def num_warmup_steps(self, num_steps: int) -> int:
+        """Return the steps of linear rise: as given, the paper's in its recipe, else a tenth of the steps."""
+        if self.warmup_steps is None and self.recipe == "paper":
+            return self.PAPER_WARMUP_STEPS
+        return super().num_warmup_steps(num_steps)
+
+
+def parse_windows(text: str | None) -> tuple[int, ...] | None:
+    """Read the value of `--fusion-mix`: fusion windows in frames with commas between them.
+
+    Raises:
+        UsageError: one is not a whole number.
+    """
+    if text is None:
+        return None
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError as error:
+        raise UsageError(f"--fusion-mix {text}: expected windows in frames, as in 10,15,30") from error
 
 
 @dataclass(frozen=True, kw_only=True)

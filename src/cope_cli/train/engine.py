@@ -13,6 +13,7 @@ import math
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any, Protocol
@@ -22,20 +23,19 @@ from accelerate.utils import save_fsdp_optimizer, send_to_device
 from torch import Tensor, nn
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
-from cope_cli.data.datasets import BadSample
 from cope_cli.data.samples import Shortened
 from cope_cli.errors import CheckpointError, CopeError
+from cope_cli.train.callbacks import LogWithCheckpoints, TimeOptimizer
+from cope_cli.train.clock import StepClock
 from cope_cli.train.config import TrainConfig
 from cope_cli.train.order import EpochLoader, RankBatches
 from cope_cli.train.plot import draw_loss
 from cope_cli.train.ranks import Ranks
-from cope_cli.train.reporting import check_reporter
 from cope_cli.train.runs import RunFolder, newest_checkpoint
-from cope_cli.train.setup import OnProgress, check_num_bad
+from cope_cli.train.setup import LeftOut, OnProgress
 from cope_cli.train.sharding import (
     check_is_sharded,
     checkpoint_activations,
-    fsdp_options,
     full_state_dict,
 )
 
@@ -64,8 +64,9 @@ class CopeTrainer(Trainer):
         run: where to write.
         on_progress: called on rank 0 for each logged step.
         ranks: this process among the others.
-        max_bad: samples that may be left out.
+        left_out: counts the samples that are left out; None allows none.
         lengths: of the samples, to batch similar ones together; None for any.
+        clock: times the parts of a step that the model does not time itself.
         options: Trainer's.
     """
 
@@ -76,11 +77,12 @@ class CopeTrainer(Trainer):
         run: RunFolder,
         on_progress: OnProgress,
         ranks: Ranks | None = None,
-        max_bad: int = 0,
+        left_out: LeftOut | None = None,
         lengths: Sequence[int] | None = None,
+        clock: StepClock | None = None,
         **options: Any,
     ) -> None:
-        super().__init__(callbacks=[_LogWithCheckpoints()], **options)
+        super().__init__(callbacks=[LogWithCheckpoints()], **options)
         self.remove_callback(PrinterCallback)
         # Trainer then counts the labels of a step's micro-batches and knows that our loss is divided by them.
         self.model_accepts_loss_kwargs = True
@@ -88,9 +90,9 @@ class CopeTrainer(Trainer):
         self.run = run
         self.on_progress = on_progress
         self.ranks = ranks or Ranks()
-        self.max_bad = max_bad
+        self.left_out = left_out or LeftOut(run, self.ranks, max_bad=0)
         self.lengths = lengths
-        self._bad = {line["where"] for line in run.skipped()}
+        self.clock = clock
         self._shortened = {line["where"] for line in run.shortened()}
         self._counts = Counter[str]()
         self._extra_values: dict[str, Tensor] = {}
@@ -137,7 +139,8 @@ class CopeTrainer(Trainer):
         Raises:
             DataError: a sample could not be read and is not to be left out, or too many were; on all ranks the same.
         """
-        batches, num_items = super().get_batch_samples(epoch_iterator, num_batches, device)
+        with self._timed("data"):
+            batches, num_items = super().get_batch_samples(epoch_iterator, num_batches, device)
         kinds = ("errors", "bad", "shortened")
         found = [sample for batch in batches for kind in kinds for sample in batch.get(kind, ())]
         for sample in self.ranks.gather_lists(found, "while reading samples"):
@@ -146,7 +149,8 @@ class CopeTrainer(Trainer):
             if isinstance(sample, Shortened):
                 self._note_shortened(sample)
             else:
-                self._leave_out(sample)
+                self._counts["num_too_long"] += sample.is_too_long
+                self.left_out.add(self.state.global_step + 1, sample)
         return batches, num_items
 
     def _note_shortened(self, sample: Shortened) -> None:
@@ -156,16 +160,6 @@ class CopeTrainer(Trainer):
             self._shortened.add(sample.where)
             if self.ranks.is_main:
                 self.run.log_shortened(self.state.global_step + 1, sample)
-
-    def _leave_out(self, bad: BadSample) -> None:
-        """Count a sample that is left out, and note it where it is met first: it comes back every epoch."""
-        self._counts["num_too_long"] += bad.is_too_long
-        if bad.where in self._bad:
-            return
-        self._bad.add(bad.where)
-        if self.ranks.is_main:
-            self.run.log_skipped(self.state.global_step + 1, bad)
-        check_num_bad(len(self._bad), self.max_bad, bad)
 
     def _prepare_input(self, data: Any) -> Any:
         """Move a batch to the device; Trainer's own looks inside no dataclass."""
@@ -188,6 +182,16 @@ class CopeTrainer(Trainer):
             self._extra_values[name] = self._extra_values.get(name, 0) + value.detach()
         loss = loss * self.accelerator.num_processes  # the ranks' gradients are averaged
         return (loss, None) if return_outputs else loss
+
+    def training_step(self, *arguments: Any) -> Tensor:
+        """Run a micro-batch forward and back, and time it; Trainer's hook."""
+        with self._timed("backward"):
+            return super().training_step(*arguments)
+
+    def _timed(self, part: str) -> AbstractContextManager[None]:
+        if self.clock is None:
+            return nullcontext()
+        return self.clock.part(part, "cpu" if part == "data" else self.args.device)
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """Build AdamW with one group per peak rate and weight decay; Trainer's hook for that."""
@@ -226,6 +230,8 @@ class CopeTrainer(Trainer):
         self._counts.clear()
         now = time.monotonic()
         logs["seconds_per_step"] = (now - self._last_log_seconds) / num_steps
+        if self.clock is not None:
+            logs |= self.clock.take(num_steps)
         super().log(logs, start_time)  # to what --report-to asks for
         values = {"step": step, **{name: float(value) for name, value in logs.items()}}
         self._extra_values, self._last_logged_step, self._last_log_seconds = {}, step, now
@@ -236,7 +242,7 @@ class CopeTrainer(Trainer):
             )
         if self.ranks.is_main:
             self.run.log(values)
-            self.on_progress(step, self.state.max_steps, {**values, "num_bad": len(self._bad)})
+            self.on_progress(step, self.state.max_steps, {**values, "num_bad": self.left_out.count})
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         """Write a checkpoint under a temporary name, rename it, and remove the oldest ones.
@@ -259,14 +265,15 @@ class CopeTrainer(Trainer):
         draw_loss(self.run.metrics(), self.run.path / "loss.png")
         self.run.remove_old_checkpoints(self.args.save_total_limit)
 
-    def save_result(self) -> None:
-        """Write what was trained and say that the run is finished."""
+    def save_result(self, on_trained: Callable[[], None] = lambda: None) -> None:
+        """Write what was trained and say that the run is finished; `on_trained` is called on rank 0 in between."""
         state = full_state_dict(self.model) if self.is_fsdp_enabled else None
         model = self.accelerator.unwrap_model(self.model)
 
         def write() -> None:
             self.recipe.save(model, self.run.result, state)
             draw_loss(self.run.metrics(), self.run.path / "loss.png")
+            on_trained()
             self.run.set_finished(self.state.global_step)
 
         self.ranks.from_main(write, "while writing the result")
@@ -306,62 +313,6 @@ class CopeTrainer(Trainer):
             ) from error
 
 
-class _LogWithCheckpoints(TrainerCallback):
-    """Logs wherever a checkpoint is written: values are means since the last log, and a resumed run starts afresh."""
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> Any:
-        control.should_log = control.should_log or control.should_save
-        return control
-
-
-def training_arguments(
-    config: TrainConfig, run: Path, num_samples: int, learning_rate: float, num_ranks: int = 1, model: Any = None
-) -> TrainingArguments:
-    """Return Trainer's settings: nothing printed, nothing reported unasked, nothing hidden.
-
-    Args:
-        config: the settings.
-        run: the run's folder.
-        num_samples: in the dataset.
-        learning_rate: peak rate.
-        num_ranks: processes that train together.
-        model: what FSDP is to shard.
-    """
-    check_reporter(config.report_to)
-    steps = config.num_steps(num_samples, num_ranks)
-    arguments = TrainingArguments(
-        output_dir=str(run),
-        max_steps=steps,
-        per_device_train_batch_size=config.batch_size,
-        gradient_accumulation_steps=config.micro_batches(num_ranks),
-        learning_rate=learning_rate,
-        lr_scheduler_type="cosine",
-        warmup_steps=config.num_warmup_steps(steps),
-        weight_decay=config.weight_decay,
-        max_grad_norm=config.max_grad_norm,
-        seed=config.seed,
-        data_seed=config.seed,
-        logging_steps=config.log_steps,
-        logging_nan_inf_filter=False,  # it would log the mean of other steps instead
-        save_steps=config.save_steps,
-        save_total_limit=config.keep_checkpoints,
-        dataloader_num_workers=config.workers,
-        dataloader_pin_memory=torch.cuda.is_available() and not config.cpu,
-        bf16=config.bf16,
-        use_cpu=config.cpu,
-        remove_unused_columns=False,
-        label_names=[],
-        disable_tqdm=True,
-        ddp_find_unused_parameters=False,  # every rank uses every trained parameter in each step
-        report_to=config.report_to,
-        run_name=run.name,
-        **fsdp_options(config, model),
-    )
-    # One process is one device. Trainer would cut batches up among all GPUs it sees; torchrun does that better.
-    arguments._n_gpu = min(arguments.n_gpu, 1)
-    return arguments
-
-
 def run_training(
     *,
     recipe: Recipe,
@@ -373,9 +324,29 @@ def run_training(
     on_progress: OnProgress,
     ranks: Ranks,
     config: TrainConfig,
+    left_out: LeftOut | None = None,
     lengths: Sequence[int] | None = None,
+    callbacks: Sequence[TrainerCallback] = (),
+    clock: StepClock | None = None,
+    on_trained: Callable[[], None] = lambda: None,
 ) -> None:
     """Train from the beginning or from the run's newest checkpoint, and write the result.
+
+    Args:
+        recipe: loss, rates, checkpoints.
+        model: what is trained.
+        dataset: its samples, errors as values.
+        collator: makes a batch of them.
+        arguments: Trainer's settings.
+        run: where everything goes.
+        on_progress: called with (step, steps in all, logged values).
+        ranks: this process among the others.
+        config: the settings.
+        left_out: counts samples that are left out; None: made here, of those of training alone.
+        lengths: of the samples, to batch similar ones together; None for any.
+        callbacks: what else happens between the steps.
+        clock: times the parts of a step that the model does not time itself.
+        on_trained: called on rank 0 after the last step, before the run counts as finished.
 
     Raises:
         CopeError: the loss is not a number; a sample cannot be read; a checkpoint is broken.
@@ -387,13 +358,18 @@ def run_training(
         run=run,
         on_progress=on_progress,
         ranks=ranks,
-        max_bad=config.skip_bad,
+        left_out=left_out or LeftOut(run, ranks, max_bad=config.skip_bad),
         lengths=lengths,
+        clock=clock,
         model=model,
         args=arguments,
         train_dataset=dataset,
         data_collator=collator,
     )
+    for callback in callbacks:
+        trainer.add_callback(callback)
+    if clock is not None:
+        trainer.add_callback(TimeOptimizer(clock))
     checkpoint = newest_checkpoint(run.path)
     trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
-    trainer.save_result()
+    trainer.save_result(on_trained)

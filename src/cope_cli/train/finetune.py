@@ -117,7 +117,8 @@ def choose_delta_encoder(base: Base, config: FinetuneConfig, runs_root: Path) ->
 
 
 def _checked(loaded: LoadedDeltaEncoder, base: Base, config: FinetuneConfig) -> DeltaEncoder:
-    _check_fit(str(loaded.folder), loaded.delta_encoder, loaded.fusion_frames, loaded.vision_sha256, base, config)
+    window = loaded.window_for(config.fusion_frames)
+    _check_fit(str(loaded.folder), loaded.delta_encoder, window, loaded.vision_sha256, base, config)
     return loaded.delta_encoder
 
 
@@ -217,7 +218,8 @@ def finetune(
         PathNotFoundError, DataError, EntryNotFoundError, CacheCorruptError: data file or cache cannot be used.
         CheckpointError: the model or the Delta-encoder cannot be used.
     """
-    from cope_cli.train.engine import run_training, training_arguments
+    from cope_cli.train.arguments import training_arguments
+    from cope_cli.train.engine import run_training
 
     ranks = join_ranks(cpu=config.cpu, timeout_minutes=config.rank_timeout_minutes)
     check_fsdp(config, ranks)

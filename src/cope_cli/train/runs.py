@@ -4,7 +4,7 @@
 runs/<name>/
   status.json         kind, running or finished, steps done; written last, so `finished` means complete
   config.json         every setting and what it came to, versions, the cache entries used
-  metrics.jsonl       one line per logged step
+  metrics.jsonl       one line per logged step; lines of kind "eval" between them, from held-out videos
   skipped.jsonl       samples left out by name, with --skip-bad
   shortened.jsonl     samples that show fewer GOPs than asked for, by name, each once
   loss.png            the curve
@@ -32,6 +32,8 @@ from cope_cli.files import write_json, write_text
 Kind = Literal["pretrain", "finetune"]
 #: The folder of a finished run that holds its result.
 RESULT_FOLDER: Mapping[Kind, str] = {"pretrain": "delta_encoder", "finetune": "model"}
+#: The kind of a line of metrics.jsonl that is not a step's.
+EVALUATION = "eval"
 
 
 class RunFolder:
@@ -121,13 +123,21 @@ class RunFolder:
         """Append a line to shortened.jsonl."""
         _append(self.shortened_file, {"step": step, **asdict(sample)})
 
+    def add_to_config(self, values: Mapping[str, Any]) -> None:
+        """Put what training came to into config.json."""
+        write_json(self.config_file, {**self.config(), **values})
+
     def config(self) -> dict[str, Any]:
         """Return config.json."""
         return _read_json(self.config_file)
 
     def metrics(self) -> list[dict[str, Any]]:
         """Return the logged steps."""
-        return _lines(self.metrics_file)
+        return [line for line in _lines(self.metrics_file) if line.get("kind") != EVALUATION]
+
+    def evaluations(self) -> list[dict[str, Any]]:
+        """Return what was measured on held-out videos."""
+        return [line for line in _lines(self.metrics_file) if line.get("kind") == EVALUATION]
 
     def skipped(self) -> list[dict[str, Any]]:
         """Return the samples left out, each once."""

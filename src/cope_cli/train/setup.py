@@ -33,6 +33,8 @@ OnProgress = Callable[[int, int, Mapping[str, float]], None]
 OnFrames = Callable[[str, float, float], None]
 #: Called with what config.json says, before training.
 OnBegin = Callable[[Mapping[str, Any]], None]
+#: Called with a line for a person to read.
+OnNote = Callable[[str], None]
 #: The small model's weights are always these: pretrain and finetune must agree on its vision tower.
 SMALL_MODEL_SEED = 0
 
@@ -212,6 +214,42 @@ def check_num_bad(num_bad: int, max_bad: int, last: BadSample) -> None:
             f"the last: {last.where}: {last.message}",
             "Mend them (`cope cache verify` finds damaged entries), or allow more with --skip-bad.",
         )
+
+
+class LeftOut:
+    """The samples that a run leaves out, each counted once: a sample comes back every epoch, or evaluation.
+
+    All ranks add the same ones; rank 0 writes.
+
+    Args:
+        run: where they are listed; holds those left out before.
+        ranks: this process among the others.
+        max_bad: how many there may be.
+    """
+
+    def __init__(self, run: RunFolder, ranks: Ranks, *, max_bad: int) -> None:
+        self.run = run
+        self.ranks = ranks
+        self.max_bad = max_bad
+        self._where = {line["where"] for line in run.skipped()}
+
+    @property
+    def count(self) -> int:
+        """How many there are."""
+        return len(self._where)
+
+    def add(self, step: int, bad: BadSample) -> None:
+        """Leave a sample out in a step.
+
+        Raises:
+            DataError: more are left out than may be.
+        """
+        if bad.where in self._where:
+            return
+        self._where.add(bad.where)
+        if self.ranks.is_main:
+            self.run.log_skipped(step, bad)
+        check_num_bad(self.count, self.max_bad, bad)
 
 
 def record(config: TrainConfig, base: Base, entries: Iterable[str], ranks: Ranks, **values: Any) -> dict[str, Any]:

@@ -40,6 +40,20 @@ def find_model(named: str | Path | None, runs_root: Path) -> Path:
     return run / "model"
 
 
+def find_device(name: str) -> torch.device:
+    """Return a device by PyTorch's name; "auto" takes a GPU if there is one.
+
+    Raises:
+        UsageError: there is no such device.
+    """
+    chosen = ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
+    try:
+        torch.zeros(1, device=chosen)
+    except (RuntimeError, AssertionError) as error:
+        raise UsageError(f"--device {name}: {str(error).splitlines()[0]}") from error
+    return torch.device(chosen)
+
+
 def load_model(
     folder: Path,
     device: str = "auto",
@@ -67,16 +81,11 @@ def load_model(
     """
     if dtype not in DTYPES:
         raise UsageError(f"--dtype {dtype}: expected one of {', '.join(DTYPES)}")
-    name = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
-    if device_map is None:
-        try:
-            torch.zeros(1, device=name)
-        except (RuntimeError, AssertionError) as error:
-            raise UsageError(f"--device {device}: {str(error).splitlines()[0]}") from error
+    place = "cpu" if device_map is not None else find_device(device)
     encoder = None if delta_encoder is None else delta_encoder_folder(delta_encoder, runs_root)
     return load_videolm(
         folder,
-        device=name,
+        device=place,
         dtype=DTYPES[dtype],
         device_map=device_map,
         attention=attention,

@@ -105,36 +105,20 @@ def measure_loader(
     size_px = _common_size_px(cache_root, index.entries, fusion_frames, grid_px)
     pairs = PretrainDataset(cache_root, index.entries, size_px=size_px)
     conversations = _conversations(index, size_px, keyframes)
-    batches = epoch_steps(len(pairs), batch_size, seed=0, epoch=0)
-    pad_id = conversations.builder.tokenizer.pad_token_id
-
-    def read_pairs() -> tuple[int, int]:
-        num_slots = 0
-        for batch in batches:
-            num_slots += len(collate_pairs([pairs[sample] for sample in batch]).motion)  # type: ignore[misc]
-        return num_slots, 2 * num_slots
-
-    def read_conversations() -> tuple[int, int]:
-        num_slots = num_frames = 0
-        for number in range(len(conversations)):
-            read = collate([conversations[number]], pad_id=pad_id)  # type: ignore[list-item]
-            num_slots, num_frames = num_slots + len(read.motion), num_frames + len(read.rgb)
-        return num_slots, num_frames
-
-    works = {"pairs": (read_pairs, len(pairs)), "conversations": (read_conversations, len(conversations))}
-    total = len(works) * (rounds + 1)
+    works = {"pairs": _pair_reader(pairs, batch_size), "conversations": _conversation_reader(conversations)}
+    num_samples = {"pairs": len(pairs), "conversations": len(conversations)}
     speeds: list[LoaderSpeed] = []
-    for name, (work, num_samples) in works.items():
+    for name, work in works.items():
         seconds = 0.0
         for number in range(rounds + 1):
             start = time.process_time()
             num_p_slots, num_rgb_slots = work()
             seconds += time.process_time() - start if number else 0.0
-            on_progress(len(speeds) * (rounds + 1) + number + 1, total)
+            on_progress(len(speeds) * (rounds + 1) + number + 1, len(works) * (rounds + 1))
         speeds.append(
             LoaderSpeed(
                 samples=name,
-                num_samples=num_samples * rounds,
+                num_samples=num_samples[name] * rounds,
                 num_p_slots=num_p_slots * rounds,
                 num_rgb_slots=num_rgb_slots * rounds,
                 cpu_seconds=seconds,
@@ -147,6 +131,33 @@ def measure_loader(
         speeds=tuple(speeds),
         open_cpu_ms=_open_cpu_ms(index.entries, size_px, rounds),
     )
+
+
+def _pair_reader(pairs: PretrainDataset, batch_size: int) -> Callable[[], tuple[int, int]]:
+    """Return what reads all pairs in batches and says how many P slots and RGB slots these had."""
+    batches = epoch_steps(len(pairs), batch_size, seed=0, epoch=0)
+
+    def read() -> tuple[int, int]:
+        num_slots = 0
+        for batch in batches:
+            num_slots += len(collate_pairs([pairs[sample] for sample in batch]).motion)  # type: ignore[misc]
+        return num_slots, 2 * num_slots
+
+    return read
+
+
+def _conversation_reader(conversations: FinetuneDataset) -> Callable[[], tuple[int, int]]:
+    """Return the same for conversations, one at a time."""
+    pad_id = conversations.builder.tokenizer.pad_token_id
+
+    def read() -> tuple[int, int]:
+        num_slots = num_frames = 0
+        for number in range(len(conversations)):
+            batch = collate([conversations[number]], pad_id=pad_id)  # type: ignore[list-item]
+            num_slots, num_frames = num_slots + len(batch.motion), num_frames + len(batch.rgb)
+        return num_slots, num_frames
+
+    return read
 
 
 def _common_size_px(cache_root: Path, entries: Mapping[str, PrimitivesEntry], fusion_frames: int, grid_px: int) -> int:

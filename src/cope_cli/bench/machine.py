@@ -11,8 +11,6 @@ from pathlib import Path
 
 import torch
 
-from cope_cli.errors import UsageError
-
 _CPUINFO, _MEMINFO = Path("/proc/cpuinfo"), Path("/proc/meminfo")
 _STATUS, _CLEAR_REFS = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
@@ -70,20 +68,6 @@ def free_bytes(device: torch.device) -> int | None:
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
     return _kilobytes(_MEMINFO, "MemAvailable")
-
-
-def find_device(name: str) -> torch.device:
-    """Return a device by PyTorch's name; "auto" takes a GPU if there is one.
-
-    Raises:
-        UsageError: there is no such device.
-    """
-    chosen = ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
-    try:
-        torch.zeros(1, device=chosen)
-    except (RuntimeError, AssertionError) as error:
-        raise UsageError(f"--device {name}: {str(error).splitlines()[0]}") from error
-    return torch.device(chosen)
 
 
 def _give_back_freed_memory() -> None:

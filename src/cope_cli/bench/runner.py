@@ -22,8 +22,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cope_cli.api.models import DTYPES
-from cope_cli.bench.machine import PeakMemory, find_device, free_bytes
+from cope_cli.api.models import DTYPES, find_device
+from cope_cli.bench.machine import PeakMemory, free_bytes
 from cope_cli.bench.tokens import SECONDS_PER_GOP, SLOTS_PER_GOP
 from cope_cli.data.collate import collate
 from cope_cli.data.prompt import PromptBuilder, Timeline
@@ -32,7 +32,6 @@ from cope_cli.errors import UsageError
 from cope_cli.model.batch import VideoLMBatch
 from cope_cli.model.geometry import Geometry, build_geometry, find_geometry
 from cope_cli.model.small import build_small_tokenizer
-from cope_cli.model.token_plan import TokenKind
 
 PARTS = ("vision", "projector", "delta_encoder", "prefill", "decode")
 TTFT_PARTS = PARTS[:-1]
@@ -207,26 +206,18 @@ class Runner:
     def _embed(self, batch: VideoLMBatch, watch: Stopwatch) -> Tensor:
         """Return the language model's inputs (1, L, D)."""
         model, rgb = self.model, []
+        batch = batch.to(self.device)
         for chunk in model.chunks(batch.rgb):
             with watch("vision"):
-                tokens = model.vision_tokens(chunk.to(self.device))
+                tokens = model.vision_tokens(chunk)
             with watch("projector"):
                 rgb.append(model.pooled_tokens(tokens))
-        delta = None
+        delta = rgb[0].new_zeros((0, rgb[0].shape[-1]))
         if len(batch.motion):
             with watch("delta_encoder"):
-                primitives = (batch.motion, batch.residual, batch.frame_size_px)
-                delta = model.delta_tokens(*(tensor.to(self.device) for tensor in primitives))
+                delta = model.delta_tokens(batch.motion, batch.residual, batch.frame_size_px)
         with watch("prefill"):
-            kind = batch.token_kind.to(self.device)
-            ids = batch.input_ids.to(self.device).masked_fill(kind != TokenKind.TEXT, 0)
-            embeddings: Tensor = model.base.get_input_embeddings()(ids)
-            embeddings[kind == TokenKind.NEWLINE] = model.base.model.image_newline
-            if rgb:
-                embeddings[kind == TokenKind.RGB] = torch.cat(rgb).flatten(0, 1)
-            if delta is not None:
-                embeddings[kind == TokenKind.DELTA] = delta.flatten(0, 1)
-        return embeddings
+            return model.embed(batch, model.arranged(batch.token_kind, torch.cat(rgb), delta))
 
     def _step(self, embeddings: Tensor, cache: object) -> tuple[Tensor, object]:
         """Run the language model on new positions; return the likeliest next token (1, 1) and the cache."""

@@ -14,9 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cope_cli.cache.frames import commit_numbered, numbered_parts
+from cope_cli.cache.frames import commit_numbered, numbered_parts, rows_by_slot
 from cope_cli.cache.manifest import Manifest, record_tree
-from cope_cli.cache.reader import ArrayReader
 from cope_cli.cache.schema import ShardWriter, compress, write_group, write_table
 from cope_cli.cache.store import MANIFEST, PrimitivesEntry
 from cope_cli.config import PRIMITIVES_SCHEMA
@@ -85,13 +84,7 @@ class Features:
     def __init__(self, entry: PrimitivesEntry, model: str) -> None:
         self.name = entry.name
         self.model = model
-        self._where: dict[int, tuple[ArrayReader, int]] = {}
-        for part in numbered_parts(features_folder(entry.folder, model)):
-            manifest = Manifest.read(part / MANIFEST, kind="features", schema=PRIMITIVES_SCHEMA)
-            manifest.check_files(part, hashes=False)
-            reader = ArrayReader(entry.name, part, manifest)
-            for row, slot in enumerate(reader.read("slot", slice(None))):
-                self._where.setdefault(int(slot), (reader, row))
+        self._where = rows_by_slot(entry.name, numbered_parts(features_folder(entry.folder, model)), "features")
 
     @property
     def slots(self) -> set[int]:

@@ -84,6 +84,22 @@ def numbered_parts(parent: Path) -> list[Path]:
     return sorted((path for path in parent.glob("part-*") if re.fullmatch(r"part-\d+", path.name)), key=_number)
 
 
+def rows_by_slot(name: str, parts: Sequence[Path], kind: str) -> dict[int, tuple[ArrayReader, int]]:
+    """Return where each slot of an entry's numbered parts stands: its part's reader and its row there.
+
+    Raises:
+        CacheCorruptError, CacheVersionError: a part is not what its manifest says.
+    """
+    where: dict[int, tuple[ArrayReader, int]] = {}
+    for part in parts:
+        manifest = Manifest.read(part / MANIFEST, kind=kind, schema=PRIMITIVES_SCHEMA)
+        manifest.check_files(part, hashes=False)
+        reader = ArrayReader(name, part, manifest)
+        for row, slot in enumerate(reader.read("slot", slice(None))):
+            where.setdefault(int(slot), (reader, row))
+    return where
+
+
 def _number(path: Path) -> int:
     return int(path.name.removeprefix("part-"))
 
@@ -101,14 +117,8 @@ class Frames:
 
     def __init__(self, entry: PrimitivesEntry, size_px: int) -> None:
         self.name = entry.name
-        self._where: dict[int, tuple[ArrayReader, int]] = {}
         self.parts = numbered_parts(parts_folder(entry.folder, size_px))
-        for part in self.parts:
-            manifest = Manifest.read(part / MANIFEST, kind="frames", schema=PRIMITIVES_SCHEMA)
-            manifest.check_files(part, hashes=False)
-            reader = ArrayReader(entry.name, part, manifest)
-            for row, slot in enumerate(reader.read("slot", slice(None))):
-                self._where.setdefault(int(slot), (reader, row))
+        self._where = rows_by_slot(entry.name, self.parts, "frames")
 
     @property
     def slots(self) -> set[int]:

@@ -212,10 +212,23 @@ class VideoLM(nn.Module):
         Raises:
             ValueError: `token_kind` asks for another number of features than the frames and P slots give.
         """
-        kinds = batch.token_kind[batch.token_kind != TokenKind.TEXT]
+        return self.arranged(batch.token_kind, self.rgb_tokens(batch.rgb), self._shown_delta_tokens(batch))
+
+    def arranged(self, token_kind: Tensor, rgb_tokens: Tensor, delta_tokens: Tensor) -> Tensor:
+        """Return RGB tokens (..., D_llm) and Delta-tokens (..., D_llm) with their newlines: (T, D_llm).
+
+        Args:
+            token_kind: (B, L) uint8; text is left out.
+            rgb_tokens: in order, row by row over the batch.
+            delta_tokens: likewise.
+
+        Raises:
+            ValueError: `token_kind` asks for another number of tokens.
+        """
+        kinds = token_kind[token_kind != TokenKind.TEXT]
         rows = self.base.model.image_newline.to(kinds.device).expand(len(kinds), -1)
-        rows = _scatter(rows, kinds == TokenKind.RGB, "RGB", self.rgb_tokens(batch.rgb))
-        return _scatter(rows, kinds == TokenKind.DELTA, "DELTA", self._shown_delta_tokens(batch))
+        rows = _scatter(rows, kinds == TokenKind.RGB, "RGB", rgb_tokens)
+        return _scatter(rows, kinds == TokenKind.DELTA, "DELTA", delta_tokens)
 
     def _shown_delta_tokens(self, batch: VideoLMBatch) -> Tensor:
         """Return the batch's Delta-tokens under its mode; "zero" acts after the projector, which has a bias."""

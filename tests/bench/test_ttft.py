@@ -185,8 +185,8 @@ def test_the_command_prints_tables_and_json(video: Path, capsys: pytest.CaptureF
     assert [set(record["seconds"]) for record in printed["ttft"]["records"]] == [set(PARTS)] * 5
     assert {row["geometry"] for row in printed["flops"]} == {"0.5b", "7b", "72b"}
     assert len(printed["from_file"]) == 5
-    bench(**options)
+    bench(**options, share_layers=True)
     text = capsys.readouterr().out
-    for expected in ("random weights", "FLOP bound", "Delta-encoder", "K = 4", "8 RGB frames", "72b"):
+    for expected in ("random, one layer's in all, weights", "FLOP bound", "Delta-encoder", "K = 4", "8 RGB frames", "72b"):
         assert expected in text
     assert "From the file" not in text

@@ -78,3 +78,22 @@ def test_tied_weights_are_one_tensor() -> None:
 def test_an_unknown_geometry_is_refused_by_name() -> None:
     with pytest.raises(UsageError, match=r"--geometry 3b: expected one of tiny, 0\.5b, 7b, 72b"):
         find_geometry("3b")
+
+
+def test_layers_that_share_weights_compute_what_equal_layers_do() -> None:
+    """As with a copy of the first layer's weights in every layer, key-value cache and all."""
+    geometry = GEOMETRIES["tiny"]
+    shared = build_geometry(geometry, dtype=torch.float32, shares_layers=True)
+    full = build_geometry(geometry, dtype=torch.float32)
+    full.load_state_dict(shared.state_dict())
+    num_full, num_shared = (sum(p.numel() for p in model.parameters()) for model in (full, shared))
+    assert num_full - num_shared == (geometry.num_layers - 1) * geometry.num_layer_parameters
+    prefix, suffix = torch.randn(1, 6, geometry.width), torch.randn(1, 2, geometry.width)
+    hidden = []
+    for model in (full, shared):
+        language_model = model.base.model.language_model
+        cache = language_model(inputs_embeds=prefix, use_cache=True).past_key_values
+        hidden.append(language_model(inputs_embeds=suffix, past_key_values=cache).last_hidden_state)
+    assert torch.equal(*hidden)
+    whole = shared.base.model.language_model(inputs_embeds=torch.cat([prefix, suffix], 1)).last_hidden_state
+    torch.testing.assert_close(hidden[0], whole[:, -2:])

@@ -50,6 +50,7 @@ class TtftConfig:
         num_new_tokens: tokens of the answer.
         is_warm_up_full: run every configuration once before; False runs one GOP through every part.
         grid_px: side of the primitives' grid.
+        shares_layers: let the language model's layers share one layer's weights, where memory is too small for all.
     """
 
     geometry: str = "tiny"
@@ -59,6 +60,7 @@ class TtftConfig:
     num_new_tokens: int = 64
     is_warm_up_full: bool = True
     grid_px: int = 224
+    shares_layers: bool = False
 
     def __post_init__(self) -> None:
         find_geometry(self.geometry)
@@ -149,9 +151,20 @@ class Runner:
             self.dtype = "bf16" if self.device.type == "cuda" else "fp32"
         self.geometry = find_geometry(config.geometry)
         dtype = DTYPES[self.dtype] or torch.float32
-        _check_memory(self.geometry, dtype, self.device)
-        self.model = build_geometry(self.geometry, dtype=dtype, device=self.device, grid_px=config.grid_px)
+        _check_memory(self.geometry, dtype, self.device, shares_layers=config.shares_layers)
+        self.model = build_geometry(
+            self.geometry,
+            dtype=dtype,
+            device=self.device,
+            grid_px=config.grid_px,
+            shares_layers=config.shares_layers,
+        )
         self.tokenizer = build_small_tokenizer()
+
+    @property
+    def weights(self) -> str:
+        """What the weights are."""
+        return "random, one layer's in all," if self.config.shares_layers else "random"
 
     def builder(self, keyframes_per_gop: int) -> PromptBuilder:
         """Return what builds the prompts of this model."""
@@ -226,12 +239,13 @@ class Runner:
         return base.lm_head(output.last_hidden_state[:, -1:]).argmax(-1), output.past_key_values
 
 
-def _check_memory(geometry: Geometry, dtype: torch.dtype, device: torch.device) -> None:
+def _check_memory(geometry: Geometry, dtype: torch.dtype, device: torch.device, *, shares_layers: bool) -> None:
     """Refuse a model that does not fit rather than be killed half-way."""
-    needed, free = geometry.num_parameters * dtype.itemsize, free_bytes(device)
+    num_shared = (geometry.num_layers - 1) * geometry.num_layer_parameters if shares_layers else 0
+    needed, free = (geometry.num_parameters - num_shared) * dtype.itemsize, free_bytes(device)
     if free is not None and needed > free:
         raise UsageError(
             f"--geometry {geometry.name}: the weights take {needed / 1e9:.1f} GB as {dtype}, and {device} has "
             f"{free / 1e9:.1f} GB left",
-            "Take --dtype bf16, a smaller geometry or another machine; the analytic tables need no weights.",
+            "Take --dtype bf16, --share-layers or a smaller geometry; the analytic tables need no weights.",
         )

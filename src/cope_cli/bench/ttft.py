@@ -74,7 +74,7 @@ class TtftReport:
 
     Attributes:
         geometry: its name.
-        weights: what they are: "random".
+        weights: what they are, `Runner.weights`.
         dtype: of the weights.
         device: where they lay.
         machine: what that is.
@@ -115,7 +115,7 @@ def measure_ttft(runner: Runner, *, on_progress: Callable[[int, int], None] = la
             on_progress(done := done + 1, total)
     return TtftReport(
         geometry=config.geometry,
-        weights="random",
+        weights=runner.weights,
         dtype=runner.dtype,
         device=str(runner.device),
         machine=Machine.of(runner.device),

@@ -38,6 +38,10 @@ NewTokensOption = Annotated[int, typer.Option(help="Tokens of the answer (--ttft
 ShortWarmUpFlag = Annotated[
     bool, typer.Option("--short-warm-up", help="Warm up on one GOP, not on every configuration (--ttft).")
 ]
+ShareLayersFlag = Annotated[
+    bool,
+    typer.Option("--share-layers", help="The LLM's layers share one layer's weights: same work, less memory (--ttft)."),
+]
 
 
 def bench(
@@ -65,6 +69,7 @@ def bench(
     device: DeviceOption = "auto",
     new_tokens: NewTokensOption = 64,
     short_warm_up: ShortWarmUpFlag = False,
+    share_layers: ShareLayersFlag = False,
     runs: RunsOption = DEFAULT_RUNS,
     cache: CacheOption = DEFAULT_CACHE,
     json: JsonOption = False,
@@ -99,7 +104,8 @@ def bench(
         paths = [] if name == "ttft" and not videos else bench_data.find_files(videos or [], f"--{name}")
         run = bench_data.FileRun(paths, fusion, grid, side, rounds, json)
         if name == "ttft":
-            bench_model.ttft(run, geometry, dtype, device, new_tokens, is_warm_up_full=not short_warm_up)
+            warm_up, share = not short_warm_up, share_layers
+            bench_model.ttft(run, geometry, dtype, device, new_tokens, is_warm_up_full=warm_up, shares_layers=share)
         else:
             bench_data.measure_files(name, run, hours, [side] if short_side is not None else [0, 384, 224])
 

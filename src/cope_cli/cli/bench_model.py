@@ -127,7 +127,16 @@ def _show_tokens(tables: TokenTables) -> None:
 COUNTED = ("0.5b", "7b", "72b")
 
 
-def ttft(run: FileRun, geometry: str, dtype: str, device: str, num_new_tokens: int, *, is_warm_up_full: bool) -> None:
+def ttft(
+    run: FileRun,
+    geometry: str,
+    dtype: str,
+    device: str,
+    num_new_tokens: int,
+    *,
+    is_warm_up_full: bool,
+    shares_layers: bool,
+) -> None:
     """Show time to first token, of made-up slots and of videos if there are any, and count operations."""
     from cope_cli.bench.first_token import measure_first_token
     from cope_cli.bench.flops import cost_table, length_table
@@ -143,6 +152,7 @@ def ttft(run: FileRun, geometry: str, dtype: str, device: str, num_new_tokens: i
         num_new_tokens=num_new_tokens,
         is_warm_up_full=is_warm_up_full,
         grid_px=run.extract.grid_px,
+        shares_layers=shares_layers,
     )
     counted = [GEOMETRIES[name] for name in COUNTED]
     costs, lengths = cost_table(counted), length_table(counted)

@@ -8,6 +8,7 @@ patches, pooled to 14 x 14.
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -90,11 +91,16 @@ class Geometry:
         return TokenCosts(grid_rows=side, grid_cols=side)
 
     @property
+    def num_layer_parameters(self) -> int:
+        """Parameters of one layer of the language model."""
+        attention = 2 * self.width * (self.width + self.kv_width) + self.width + 2 * self.kv_width
+        return attention + 3 * self.width * self.mlp_width + 2 * self.width
+
+    @property
     def num_parameters(self) -> int:
         """Parameters without the Delta-encoder's, the vision encoder's unread post-layernorm included."""
         width, vision = self.width, self.vision_width
-        attention = 2 * width * (width + self.kv_width) + width + 2 * self.kv_width
-        language = self.num_layers * (attention + 3 * width * self.mlp_width + 2 * width) + width
+        language = self.num_layers * self.num_layer_parameters + width
         embeddings = self.vocab_size * width * (1 if self.is_tied else 2)
         vision_layer = 4 * vision * vision + 2 * vision * self.vision_mlp_width + 9 * vision + self.vision_mlp_width
         patches = (3 * self.patch_px**2 + 1 + self.num_patches) * vision
@@ -239,6 +245,7 @@ def build_geometry(
     device: torch.device | str = "cpu",
     seed: int = 0,
     grid_px: int = 224,
+    shares_layers: bool = False,
 ) -> VideoLM:
     """Build a VideoLM of a geometry with random weights, or none at all.
 
@@ -251,6 +258,7 @@ def build_geometry(
         device: where to; "meta" gives shapes without memory.
         seed: decides every weight; the caller's random state is neither read nor changed.
         grid_px: side of the Delta-encoder's grid.
+        shares_layers: let all layers of the language model read the first one's weights; the work is the same.
 
     Returns:
         The model in evaluation mode, frozen.
@@ -268,11 +276,24 @@ def build_geometry(
     if torch.device(device).type == "meta":
         base.tie_weights()
         return model
+    layers = base.model.language_model.layers
+    if shares_layers:
+        del layers[1:]
     model.to_empty(device=device)
     base.tie_weights()  # `to_empty` gives each of two tied parameters memory of its own
     _fill(model, seed)
     _make_buffers(model)
+    for index in range(len(layers), geometry.num_layers):
+        layers.append(_same_layer(layers[0], index))
     return model
+
+
+def _same_layer(layer: nn.Module, index: int) -> nn.Module:
+    """Return a layer for another place of the language model that reads the weights of `layer`."""
+    shared = {id(parameter): parameter for parameter in layer.parameters()}
+    copied = copy.deepcopy(layer, shared)
+    copied.self_attn.layer_idx = index
+    return copied
 
 
 def _fill(model: nn.Module, seed: int) -> None:

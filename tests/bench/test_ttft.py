@@ -187,6 +187,6 @@ def test_the_command_prints_tables_and_json(video: Path, capsys: pytest.CaptureF
     assert len(printed["from_file"]) == 5
     bench(**options, share_layers=True)
     text = capsys.readouterr().out
-    for expected in ("random, one layer's in all, weights", "FLOP bound", "Delta-encoder", "K = 4", "8 RGB frames", "72b"):
+    for expected in ("one layer's in all, weights", "FLOP bound", "Delta-encoder", "K = 4", "8 RGB frames", "72b"):
         assert expected in text
     assert "From the file" not in text

@@ -27,8 +27,8 @@ from cope_cli.train.finetune import finetune
 from cope_cli.train.merge import merge_adapter
 from cope_cli.train.runs import RunFolder
 from cope_cli.train.setup import load_base
+from cope_cli.train.trainable import halve_frozen_weights, part_of, set_trainable
 from cope_cli.train.trainable import is_adapter as is_adapter_parameter
-from cope_cli.train.trainable import part_of, set_trainable
 
 SIZES = LoraSizes(rank=4, alpha=8)
 
@@ -218,3 +218,44 @@ def test_the_check_counts_what_lora_trains(base: Path, run: RunFolder, train_cac
     whole = check_data(train_cache, finetune_config(qa, model=base)).cost
     assert whole is not None
     assert report.cost.flops < whole.flops
+
+
+def test_the_frozen_base_in_bfloat16_changes_no_loss(
+    train_cache: Cache, qa: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Under --bf16 a base stored in bfloat16 stays in it, and the adapters learn the very same."""
+    from cope_cli.train import finetune as module
+
+    model, tokenizer = build_small_videolm(seed=5, grid_px=GRID_PX)
+    save_videolm(model.bfloat16(), tokenizer, tmp_path / "base", fusion_frames=30)
+    halved: list[int] = []
+
+    def count(model: nn.Module) -> int:
+        halved.append(halve_frozen_weights(model))
+        linear = model.base.model.language_model.layers[0].mlp.up_proj
+        assert linear.base_layer.weight.dtype == torch.bfloat16
+        assert linear.lora_A["default"].weight.dtype == torch.float32
+        assert model.base.get_input_embeddings().weight.dtype == torch.float32
+        return halved[-1]
+
+    runs = {}
+    for name, replacement in (("halved", count), ("whole", lambda model: 0)):
+        monkeypatch.setattr(module, "halve_frozen_weights", replacement)
+        config = finetune_config(qa, model=tmp_path / "base", lora=4, steps=2, learning_rate=1e-2, bf16=True)
+        finetune(train_cache, config, tmp_path / name)
+        runs[name] = losses(RunFolder(tmp_path / name, "finetune").metrics())
+    frozen = sum(p.numel() for p in model.base.model.language_model.layers.parameters())
+    assert halved[0] > 0.9 * frozen
+    assert runs["halved"] == runs["whole"]
+    checked = check_data(train_cache, config).cost
+    assert checked is not None
+    assert checked.memory.weights == 4 * checked.num_parameters - 2 * halved[0]
+    assert runs["halved"][0] != runs["halved"][-1]
+
+
+def test_frozen_weights_that_bfloat16_would_round_are_left_alone() -> None:
+    layer = nn.Linear(4, 4).requires_grad_(False)
+    assert halve_frozen_weights(layer) == 0 and layer.weight.dtype == torch.float32
+    layer.weight.data = layer.weight.data.bfloat16().float()
+    assert halve_frozen_weights(layer) == 16
+    assert (layer.weight.dtype, layer.bias.dtype) == (torch.bfloat16, torch.float32)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from rank_setup import damage, run_jobs
-from train_setup import SIZE_PX, finetune_config, losses, pretrain_config
+from train_setup import SIZE_PX, Killed, finetune_config, kill_at, losses, pretrain_config
 
 from cope_cli.cache.frames import Frames
 from cope_cli.cache.store import Cache
@@ -120,3 +120,29 @@ def test_more_bad_samples_than_allowed_stop_both_ranks(two_ranks: dict[str, Any]
         assert first["error"] == second["error"] == "DataError"
         assert first["message"] == second["message"]
         assert "2 samples could not be read, --skip-bad 1 allows no more" in first["message"]
+
+
+@pytest.mark.parametrize("kind", ["pretrain", "finetune"])
+def test_a_run_that_one_rank_began_goes_on_with_two(
+    train_cache: Cache, qa: Path, tmp_path: Path, kind: Literal["pretrain", "finetune"]
+) -> None:
+    changes = {"batch_size": 1, "global_batch": 2, "steps": 6, "save_steps": 2}
+    undisturbed, run = RunFolder(tmp_path / "undisturbed", kind), RunFolder(tmp_path / "run", kind)
+
+    def train(run: RunFolder, **call: Any) -> None:
+        if kind == "pretrain":
+            pretrain(train_cache, pretrain_config(**changes), run.path, **call)
+        else:
+            finetune(train_cache, finetune_config(qa, **changes), run.path, **call)
+
+    train(undisturbed)
+    with pytest.raises(Killed):
+        train(run, on_progress=kill_at(4))
+    job = {"kind": kind, "data": str(qa), "cache": str(train_cache.root), "run": str(run.path), "resume": True}
+    ((first, second),) = run_jobs([{**job, "changes": changes}], tmp_path / "work")
+    assert first["error"] is second["error"] is None, (first, second)
+    assert first["reported"][0] > 2  # not from the beginning
+    assert "2 ranks" in run.config()["batch"]
+    assert [line["step"] for line in run.metrics()] == [1, 2, 3, 4, 5, 6]
+    for ours, theirs in zip(run.metrics(), undisturbed.metrics(), strict=True):
+        assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-5)

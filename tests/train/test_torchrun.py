@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from rank_setup import HERE, SRC, start_ranks
+from rank_setup import HERE, SRC, damage, start_ranks
 from train_setup import GRID_PX
 
 from cope_cli.cache.store import Cache
@@ -22,6 +23,23 @@ def test_a_rank_that_does_not_come_is_said_not_waited_for(tmp_path: Path) -> Non
     assert "RanksError: rank 0 of 2, while rank 0 adds RGB slots: another rank is gone" in waiting.output
     assert "within 0.05 minutes" in waiting.output
     assert "raise --rank-timeout" in waiting.output
+
+
+@pytest.mark.slow
+def test_a_sample_that_cannot_be_read_ends_every_rank_with_exit_code_1(train_cache: Cache, tmp_path: Path) -> None:
+    cache = Cache(tmp_path / "cache")
+    shutil.copytree(train_cache.root, cache.root)
+    entry = next(name for name in cache.primitives_names() if name.startswith("camera_pan"))
+    damage(cache, entry)
+    options = ["--steps", "8", "--batch-size", "2", "--held-out", "0", "--runs", str(tmp_path / "runs")]
+    common = ["--cpu", "--grid", str(GRID_PX), "--cache", str(cache.root)]
+    ended = start_ranks(["-m", "cope_cli", "train", "pretrain", *options, *common])
+    assert [rank.code for rank in ended] == [1, 1], [rank.output for rank in ended]
+    for rank in ended:
+        assert f"entry {entry}" in rank.output
+        assert "Traceback" not in rank.output
+    status = read_status(tmp_path / "runs" / "pretrain-1")
+    assert status["state"] != "finished"
 
 
 @pytest.mark.slow

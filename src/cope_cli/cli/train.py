@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cope_cli.cli import show, train_check
+from cope_cli.cli import show, train_check, train_costs
 from cope_cli.cli.options import DEFAULT_CACHE, DEFAULT_RUNS, CacheOption, JsonOption, RunsOption
 
 if TYPE_CHECKING:
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="Train: align the Delta-encoder, then the whole VideoLM.", no_args_is_help=True)
 app.command("check")(train_check.check)
+app.command("costs")(train_costs.costs)
 
 ModelOption = Annotated[Path | None, typer.Option(help="Model folder or Hub id; the small seeded model if none.")]
 RunOption = Annotated[str, typer.Option("--run", help="Name of the run below --runs; pretrain-1, ... if none.")]

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from cope_cli.model.geometry import Geometry
 
 if TYPE_CHECKING:
+    from cope_cli.model.alignment import AlignmentConfig
     from cope_cli.model.delta_encoder import DeltaEncoderConfig
 
 BYTES_PER_VALUE = 2  # bfloat16
@@ -69,6 +70,20 @@ def delta_encoder_flops(config: DeltaEncoderConfig, *, are_queries_last: bool = 
         if width != config.out_width:
             branches += _linear(queries, width, config.out_width)
     return motion + residual + branches
+
+
+def alignment_flops(config: AlignmentConfig, patches: int, delta: DeltaEncoderConfig) -> int:
+    """Operations of both alignment modules of pre-training per pair (Eq. 8 and 9), over `patches` vision tokens."""
+    total = 0
+    for queries in (delta.num_motion_tokens, delta.num_residual_tokens):
+        tokens = patches + queries
+        if config.width != delta.out_width:
+            total += _linear(tokens, delta.out_width, config.width)
+        for layer in range(config.depth):
+            rows = patches if layer == config.depth - 1 else tokens
+            total += _attention(rows, tokens, config.width) + _mlp(rows, config.width, config.mlp_ratio * config.width)
+        total += _linear(patches, config.width, delta.out_width)
+    return total
 
 
 def _trunk(config: DeltaEncoderConfig) -> tuple[int, int]:

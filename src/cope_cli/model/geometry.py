@@ -99,13 +99,19 @@ class Geometry:
     @property
     def num_parameters(self) -> int:
         """Parameters without the Delta-encoder's, the vision encoder's unread post-layernorm included."""
-        width, vision = self.width, self.vision_width
+        width = self.width
         language = self.num_layers * self.num_layer_parameters + width
         embeddings = self.vocab_size * width * (1 if self.is_tied else 2)
-        vision_layer = 4 * vision * vision + 2 * vision * self.vision_mlp_width + 9 * vision + self.vision_mlp_width
+        projector = (self.vision_width + 1) * width + (width + 1) * width
+        return language + embeddings + self.num_vision_parameters + projector + width
+
+    @property
+    def num_vision_parameters(self) -> int:
+        """Parameters of the vision encoder, its unread post-layernorm included."""
+        vision, inner = self.vision_width, self.vision_mlp_width
+        layer = 4 * vision * vision + 2 * vision * inner + 9 * vision + inner
         patches = (3 * self.patch_px**2 + 1 + self.num_patches) * vision
-        projector = (vision + 1) * width + (width + 1) * width
-        return language + embeddings + self.vision_layers * vision_layer + patches + 2 * vision + projector + width
+        return self.vision_layers * layer + patches + 2 * vision
 
 
 _QWEN2_0_5B = Geometry(
@@ -288,7 +294,7 @@ def build_geometry(
     return model
 
 
-def _same_layer(layer: nn.Module, index: int) -> nn.Module:
+def _same_layer(layer: Any, index: int) -> Any:
     """Return a layer for another place of the language model that reads the weights of `layer`."""
     shared = {id(parameter): parameter for parameter in layer.parameters()}
     copied = copy.deepcopy(layer, shared)

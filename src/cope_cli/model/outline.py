@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from cope_cli.model.base import check_tensors
+from cope_cli.model.base import check_tensors, own_dtype
 from cope_cli.model.delta_encoder import DeltaEncoder, DeltaEncoderConfig
 from cope_cli.model.description import COPE_FILE, read_description
 from cope_cli.model.published import read_base
@@ -25,11 +25,13 @@ class Outline:
         model: on the meta device.
         tokenizer: transformers' tokenizer.
         has_own_delta: whether the Delta-encoder is the checkpoint's own.
+        stored_dtype: the type that most weights are stored in.
     """
 
     model: VideoLM
     tokenizer: Any
     has_own_delta: bool
+    stored_dtype: torch.dtype
 
 
 def read_outline(folder: Path, fresh: DeltaEncoderConfig) -> Outline:
@@ -58,4 +60,4 @@ def read_outline(folder: Path, fresh: DeltaEncoderConfig) -> Outline:
         model = VideoLM(base, DeltaEncoder(config))
     base.tie_weights()
     tokenizer = load_tokenizer(folder, checkpoint.layout if values is None else "cope")
-    return Outline(model=model, tokenizer=tokenizer, has_own_delta=own is not None)
+    return Outline(model=model, tokenizer=tokenizer, has_own_delta=own is not None, stored_dtype=own_dtype(checkpoint))

@@ -13,6 +13,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
+
 from cope_cli.cache.frames import Frames
 from cope_cli.cache.primitives import Primitives
 from cope_cli.cache.store import Cache, PrimitivesEntry
@@ -31,7 +33,7 @@ from cope_cli.model.outline import Outline, read_outline
 from cope_cli.model.small import build_small_videolm
 from cope_cli.train.config import FinetuneConfig
 from cope_cli.train.costs import Memory, SampleSize, Training, step_flops, step_memory
-from cope_cli.train.trainable import num_parameters, set_trainable
+from cope_cli.train.trainable import frozen_product_weights, num_parameters, set_trainable
 
 ProblemKind = Literal["malformed", "missing video", "unreadable video", "no entry", "bad entry", "too long"]
 
@@ -219,7 +221,8 @@ def _outline(config: FinetuneConfig) -> tuple[Outline, str]:
     """Return the model without its weights, and which Delta-encoder it has in words."""
     if config.model is None:
         model, tokenizer = build_small_videolm(grid_px=config.grid_px)
-        return Outline(model=model, tokenizer=tokenizer, has_own_delta=False), "preset small"
+        outline = Outline(model=model, tokenizer=tokenizer, has_own_delta=False, stored_dtype=torch.float32)
+        return outline, "preset small"
     preset = config.delta_preset or "paper"
     outline = read_outline(model_folder(config.model), DeltaEncoderConfig.preset(preset, grid_px=config.grid_px))
     return outline, "the model's own" if outline.has_own_delta else f"preset {preset}"
@@ -367,6 +370,9 @@ def _cost(
     if config.lora is not None:
         add_lora(model, LoraSizes(rank=config.lora, alpha=config.lora))
     set_trainable(model, train_vision=config.train_vision, freeze=config.freeze, lora=config.lora is not None)
+    halved = 0
+    if config.keeps_frozen_bf16 and outline.stored_dtype == torch.bfloat16:
+        halved = sum(parameter.numel() for parameter in frozen_product_weights(model))
     training = Training(
         geometry=geometry_of(model.base.config),
         delta=model.delta_encoder.config,
@@ -375,6 +381,7 @@ def _cost(
         batch_size=config.batch_size,
         accumulate=config.accumulate,
         bf16=config.bf16,
+        num_frozen_bf16=halved,
         train_vision=config.train_vision,
         train_language="llm" not in config.freeze and config.lora is None,
         train_projector="projector" not in config.freeze,

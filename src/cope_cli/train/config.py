@@ -345,6 +345,11 @@ class FinetuneConfig(TrainConfig):
         """What `keyframes` says."""
         return KeyframeMix.parse(self.keyframes)
 
+    @property
+    def keeps_frozen_bf16(self) -> bool:
+        """Whether frozen weights stay in bfloat16: a LoRA run saves none of them, and FSDP shards one type only."""
+        return self.lora is not None and self.bf16 and not self.fsdp
+
     def resolved_learning_rate(self) -> float:
         """Return the peak rate: the one given, the small model's, or 1e-5."""
         if self.learning_rate is not None:

@@ -3,7 +3,7 @@
 Memory of one device that holds the whole model (no sharding), in bytes; b is 4, or 2 with --bf16:
 
 ```
-weights       4 per parameter, trained or not
+weights       4 per parameter, trained or not; 2 for the frozen ones that LoRA keeps in bfloat16
 gradients     4 per trained parameter
 optimiser     8 per trained parameter (AdamW's two averages)
 bf16 copies   2 per trained parameter with --bf16, kept through a step
@@ -64,6 +64,7 @@ class Training:
         delta: its Delta-encoder's.
         num_parameters: of the whole model.
         num_trained: of these, those with a gradient.
+        num_frozen_bf16: of these, those without that stay in bfloat16.
         batch_size: samples of a micro-batch.
         accumulate: micro-batches of a step.
         bf16: compute in bfloat16.
@@ -80,6 +81,7 @@ class Training:
     batch_size: int
     accumulate: int = 1
     bf16: bool = False
+    num_frozen_bf16: int = 0
     train_vision: bool = False
     train_language: bool = True
     train_projector: bool = True
@@ -153,7 +155,7 @@ def step_memory(training: Training, longest: SampleSize) -> Memory:
         vision_layer = 4 * (9 * g.vision_width + 2 * g.vision_mlp_width)
     projected = size.num_rgb * g.num_patches + size.num_p * training.delta.num_tokens
     return Memory(
-        weights=4 * training.num_parameters,
+        weights=4 * training.num_parameters - 2 * training.num_frozen_bf16,
         gradients=4 * training.num_trained,
         optimizer=8 * training.num_trained,
         bf16_copies=2 * training.num_trained if training.bf16 else 0,

@@ -44,7 +44,7 @@ from cope_cli.train.setup import (
     record,
 )
 from cope_cli.train.sharding import check_fsdp, load_full_state_dict
-from cope_cli.train.trainable import num_parameters, part_of, set_trainable
+from cope_cli.train.trainable import halve_frozen_weights, num_parameters, part_of, set_trainable
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -237,6 +237,8 @@ def finetune(
         source = run.config()["delta_encoder"]
     adapter = _add_adapter(base, config)
     set_trainable(base.model, train_vision=config.train_vision, freeze=config.freeze, lora=adapter is not None)
+    if config.keeps_frozen_bf16:
+        halve_frozen_weights(base.model)
     dataset, entries, bad = _dataset(cache, config, base)
     rate = config.resolved_learning_rate()
     arguments = training_arguments(config, run_folder, len(dataset), rate, ranks.count, base.model)

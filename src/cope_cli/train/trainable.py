@@ -11,10 +11,11 @@ vision          of the vision tower what the features depend on  frozen
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from typing import Literal
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from cope_cli.model.videolm import VideoLM
 
@@ -58,6 +59,39 @@ def set_trainable(model: VideoLM, *, train_vision: bool, freeze: Collection[str]
         else:
             learns = part not in freeze and (part != "llm" or not lora or is_adapter(name))
         parameter.requires_grad_(learns)
+
+
+def frozen_product_weights(model: nn.Module) -> Iterator[Tensor]:
+    """Yield frozen weights of linear layers and convolutions: what autocast turns to bfloat16 for every product.
+
+    Not an output layer that is tied to the embedding: what is looked up there is added to in float32.
+    """
+    looked_up = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
+    for module in model.modules():
+        if isinstance(module, nn.Linear | nn.Conv2d):
+            for parameter in (module.weight, module.bias):
+                if parameter is not None and not parameter.requires_grad and id(parameter) not in looked_up:
+                    yield parameter
+
+
+def halve_frozen_weights(model: nn.Module) -> int:
+    """Keep `frozen_product_weights` in bfloat16 where it holds them exactly, as those of a published checkpoint.
+
+    Nothing is rounded, and nothing that is computed changes.
+
+    Args:
+        model: trained under autocast to bfloat16, and not saved as a whole.
+
+    Returns:
+        How many numbers were turned.
+    """
+    turned = 0
+    for parameter in frozen_product_weights(model):
+        halved = parameter.data.bfloat16()
+        if parameter.dtype == torch.float32 and torch.equal(halved.float(), parameter.data):
+            parameter.data = halved
+            turned += parameter.numel()
+    return turned
 
 
 def is_adapter(name: str) -> bool:

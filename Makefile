@@ -61,7 +61,8 @@ format: install-dev
 
 docs: install-dev
 	$(BIN)/cog -r docs/commands.md
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
 
 clean:
-	rm -rf $(VENV) $(DEMO) build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .fuzz .kill_sweep
+	rm -rf $(VENV) $(DEMO) build dist site src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .fuzz .kill_sweep
 	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -49,7 +49,26 @@ def residual_levels(residual: NDArray[np.int16]) -> NDArray[np.uint8]:
     return np.clip(shifted, 0, 255).astype(np.uint8)
 
 
-def with_arrows(base: Image.Image, motion: NDArray[np.int16], size: FrameSize) -> Image.Image:
+def arrow_gain(longest_px: float, size: FrameSize, grid_px: int) -> int:
+    """Return how many times as long arrows are drawn, 1 to 8: single frames move by a few pixels, too short to be seen.
+
+    The longest arrow stays within one and a half patches, unless it is longer than that as it is.
+
+    Args:
+        longest_px: length of the longest mean displacement of a patch, in pixels of the encoded stream.
+        size: picture size of the stream.
+        grid_px: grid side G.
+    """
+    limit_px = 1.5 * PATCH_PX / grid_px * min(size.width, size.height)
+    return next((gain for gain in (8, 4, 2) if gain * longest_px <= limit_px), 1) if longest_px else 1
+
+
+def longest_patch_px(motion: NDArray[np.int16]) -> float:
+    """Return the longest mean displacement of a patch of a (2, G, G) motion field, in pixels of the encoded stream."""
+    return float(np.linalg.norm(patch_motion_px(motion, PATCH_PX), axis=-1).max())
+
+
+def with_arrows(base: Image.Image, motion: NDArray[np.int16], size: FrameSize, gain: int = 1) -> Image.Image:
     """Draw a motion field over a picture: one arrow per patch of `PATCH_PX` grid points, its mean displacement.
 
     An arrow leads from where the patch was in the slot before to where it is now; a patch that stayed is a dot.
@@ -58,13 +77,14 @@ def with_arrows(base: Image.Image, motion: NDArray[np.int16], size: FrameSize) -
         base: the picture of the slot before.
         motion: (2, G, G) int16, half-pixels.
         size: the picture size that the half-pixels refer to.
+        gain: how many times as long to draw them.
     """
     vectors = patch_motion_px(motion, PATCH_PX)
     cells = len(vectors)
     width, height = base.width * _SMOOTH, base.height * _SMOOTH
     layer = Image.new("RGBA", (width, height), (0, 0, 0, 0))
     draw = ImageDraw.Draw(layer)
-    scale = np.array([width / size.width, height / size.height])
+    scale = gain * np.array([width / size.width, height / size.height])
     line_px = max(1.0, min(base.size) / 240) * _SMOOTH
     heads = (np.arange(cells) + 0.5) / cells
     for halo, colour in ((1.6 * _SMOOTH / 2, _HALO), (0.0, _ARROW)):

@@ -13,7 +13,9 @@ from cope_cli.errors import StorageError, UsageError
 from cope_cli.inspect.draw import (
     RESIDUAL_GAIN,
     Panel,
+    arrow_gain,
     join_panels,
+    longest_patch_px,
     picture,
     residual_levels,
     shown_size,
@@ -75,10 +77,11 @@ def figure_panels(primitives: Primitives, pictures: SlotPictures) -> dict[str, P
     assert pictures.compensated is not None
     energy = slot_energy(pictures.motion, pictures.residual)
     before = picture(pictures.previous, shape)
-    arrows = with_arrows(before, pictures.motion, primitives.size)
+    gain = arrow_gain(longest_patch_px(pictures.motion), primitives.size, primitives.grid_px)
+    arrows = with_arrows(before, pictures.motion, primitives.size, gain)
     residual = picture(residual_levels(pictures.residual), shape)
     compensated = picture(pictures.compensated, shape)
-    vectors_note = f"mean {energy.motion_mean_px:.1f} px, longest {energy.motion_max_px:.1f} px"
+    vectors_note = f"mean {energy.motion_mean_px:.1f} px, longest {energy.motion_max_px:.1f} px{_drawn(gain)}"
     residual_note = f"mean {energy.residual_mean_levels:.1f} of 255 levels, drawn {RESIDUAL_GAIN} x around grey"
     panels = (
         Panel(image=before, title="Previous frame", note=f"slot {pictures.slot - 1}"),
@@ -97,31 +100,40 @@ def contact_sheet(primitives: Primitives, slot: int) -> Image.Image:
     first = int(np.clip(slot - SHEET_SLOTS // 2, members[0], max(members[0], members[-1] + 1 - SHEET_SLOTS)))
     shown = range(first, min(first + SHEET_SLOTS, int(members[-1]) + 1))
     shape = shown_size(primitives.size, _SHEET_SIDE_PX)
+    all_pictures = list(slot_pictures(primitives, shown))
+    longest_px = max((longest_patch_px(p.motion) for p in all_pictures if p.motion is not None), default=0.0)
+    gain = arrow_gain(longest_px, primitives.size, primitives.grid_px)
     panels = [
         Panel(
-            image=_stacked(primitives, pictures, shape),
+            image=_stacked(primitives, pictures, shape, gain),
             title=f"{pictures.slot} {'I' if pictures.motion is None else 'P'}  {table.seconds[pictures.slot]:.2f} s",
             note=_sheet_note(pictures),
         )
-        for pictures in slot_pictures(primitives, shown)
+        for pictures in all_pictures
     ]
     part = "" if len(shown) == len(members) else f", slots {shown[0]} to {shown[-1]} of {members[0]} to {members[-1]}"
-    title = f"{primitives.name}: GOP {table.gop[slot]}{part}. Frame; vectors over the slot before; residual"
+    title = (
+        f"{primitives.name}: GOP {table.gop[slot]}{part}. Frame; vectors over the slot before{_drawn(gain)}; residual"
+    )
     return join_panels(panels, columns=_SHEET_COLUMNS, title=title, text_px=13)
 
 
-def _stacked(primitives: Primitives, pictures: SlotPictures, shape: tuple[int, int]) -> Image.Image:
+def _stacked(primitives: Primitives, pictures: SlotPictures, shape: tuple[int, int], gain: int) -> Image.Image:
     """Return a slot's frame, vectors and residual, one above the other."""
     tiles = [picture(pictures.frame, shape)]
     if pictures.previous is not None and pictures.motion is not None and pictures.residual is not None:
         before = picture(pictures.previous, shape)
-        tiles.append(with_arrows(before, pictures.motion, primitives.size))
+        tiles.append(with_arrows(before, pictures.motion, primitives.size, gain))
         tiles.append(picture(residual_levels(pictures.residual), shape))
     gap_px = 3
     column = Image.new("RGB", (shape[0], 3 * shape[1] + 2 * gap_px), (255, 255, 255))
     for index, tile in enumerate(tiles):
         column.paste(tile, (0, index * (shape[1] + gap_px)))
     return column
+
+
+def _drawn(gain: int) -> str:
+    return f", drawn {gain} x as long" if gain > 1 else ""
 
 
 def _sheet_note(pictures: SlotPictures) -> str:

@@ -26,7 +26,7 @@ from cope_cli.cache.manifest import Manifest
 from cope_cli.cache.primitives import Primitives
 from cope_cli.config import PATCH_PX
 from cope_cli.files import write_text
-from cope_cli.inspect.draw import RESIDUAL_GAIN, residual_levels
+from cope_cli.inspect.draw import RESIDUAL_GAIN, arrow_gain, longest_patch_px, residual_levels
 from cope_cli.inspect.energy import patch_motion_px
 from cope_cli.inspect.slots import KEYFRAMES, SlotPictures, SlotRow, slot_pictures
 from cope_cli.model.token_plan import TokenPlan
@@ -69,11 +69,15 @@ def write_page(
     document = _document(primitives, plans, notes)
     shown = range(rows[0].slot, rows[-1].slot + 1)
     document |= {"start": start_slot - shown.start, "before_image": "", "slots": []}
+    longest_px = 0.0
     for row, pictures in zip(rows, slot_pictures(primitives, shown), strict=True):
         if not document["slots"] and pictures.previous is not None:
             document["before_image"] = _image(pictures.previous)
         document["slots"].append(_slot(row, pictures))
+        if pictures.motion is not None:
+            longest_px = max(longest_px, longest_patch_px(pictures.motion))
         on_progress(len(document["slots"]), len(rows))
+    document["arrow_gain"] = arrow_gain(longest_px, primitives.size, primitives.grid_px)
     write_text(path, fill_template(primitives.name, document))
     return path.stat().st_size
 
@@ -105,7 +109,8 @@ def _document(primitives: Primitives, plans: Sequence[TokenPlan], notes: Sequenc
     )
     plan_note = (
         f"An RGB slot costs {costs.rgb} tokens, a P slot {costs.delta}; at most 64 GOPs are shown. "
-        f"The baseline is {_BASELINE_FRAMES} RGB frames, {_BASELINE_FRAMES * costs.rgb:,} tokens, whatever the length."
+        f"All RGB: every shown slot as RGB. {_BASELINE_FRAMES} RGB: the paper's baseline for a video of any length, "
+        f"{_BASELINE_FRAMES * costs.rgb:,} tokens."
     )
     return {
         "name": Path(manifest.source["path"]).name,
@@ -118,7 +123,7 @@ def _document(primitives: Primitives, plans: Sequence[TokenPlan], notes: Sequenc
         "cells": primitives.grid_px // PATCH_PX,
         "residual_gain": RESIDUAL_GAIN,
         "rgb_tokens": costs.rgb,
-        "plan_columns": ["", "RGB slots", "P slots", "GOPs", "tokens", "all RGB", "of it", "of baseline"],
+        "plan_columns": ["", "RGB slots", "P slots", "GOPs", "tokens", "of all RGB", f"of {_BASELINE_FRAMES} RGB"],
         "plan_note": plan_note,
         "plans": [_plan(k, plan) for k, plan in zip(KEYFRAMES, plans, strict=True)],
         "manifest": _manifest(primitives.name, manifest),
@@ -135,7 +140,6 @@ def _plan(keyframes: int, plan: TokenPlan) -> dict[str, Any]:
         f"{plan.num_delta_slots}",
         f"{plan.num_gops_used} of {plan.num_gops_total}",
         f"{plan.num_tokens:,}",
-        f"{all_rgb:,}",
         f"{100 * plan.num_tokens / all_rgb:.1f} %",
         f"{100 * plan.num_tokens / baseline:.1f} %",
     ]

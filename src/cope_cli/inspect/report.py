@@ -112,7 +112,7 @@ def inspect_video(
         raise UsageError(
             f"--slot {config.slot}: the page shows slots {shown[0]} to {shown[-1]}", "Move --from or --to."
         )
-    notes = [*found.notes, *([note] if note and config.has_page else [])]
+    about_range = [note] if note and config.has_page else []
     plans = plans_of(primitives)
     rows = slot_rows(primitives, shown, plans, lambda done, total: on_progress("slots", done, total))
     slot = liveliest_slot(rows) if config.slot is None else config.slot
@@ -122,7 +122,7 @@ def inspect_video(
     if config.has_page:
         page = target / "index.html"
         report = lambda done, total: on_progress("page", done, total)  # noqa: E731
-        write_page(primitives, rows, plans, page, start_slot=slot, notes=notes, on_progress=report)
+        write_page(primitives, rows, plans, page, start_slot=slot, notes=about_range, on_progress=report)
         files.append(page)
     return InspectRecord(
         entry=primitives.name,
@@ -140,5 +140,5 @@ def inspect_video(
             for keyframes, plan in zip(KEYFRAMES, plans, strict=True)
         ],
         files=files,
-        notes=notes,
+        notes=[*found.notes, *about_range],
     )

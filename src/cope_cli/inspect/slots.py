@@ -101,7 +101,7 @@ def slot_range(
     shown = range(first, first + max_slots)
     return shown, (
         f"slots {shown[0]} to {shown[-1]} of {len(seconds)} are shown; --from {seconds[shown.stop]:g} shows the next, "
-        f"--to {seconds[-1] + 1:g} all of them"
+        f"--to {int(seconds[-1]) + 1} all of them"
     )
 
 

@@ -59,7 +59,9 @@ def write_figures(primitives: Primitives, slot: int, folder: Path) -> list[Path]
     check_slot(primitives, slot)
     (pictures,) = slot_pictures(primitives, range(slot, slot + 1))
     panels = figure_panels(primitives, pictures)
-    joined = join_panels(list(panels.values()), columns=len(panels), title=_slot_title(primitives, slot))
+    text_px = max(15, shown_size(primitives.size, _FIGURE_SIDE_PX)[0] // 26)
+    title = _slot_title(primitives, slot)
+    joined = join_panels(list(panels.values()), columns=len(panels), title=title, text_px=text_px)
     gop = int(primitives.slots.gop[slot])
     files = {f"slot-{slot:04d}.png": joined, f"gop-{gop:04d}.png": contact_sheet(primitives, slot)}
     files |= {f"slot-{slot:04d}-{name}.png": join_panels([panel], columns=1) for name, panel in panels.items()}
@@ -81,14 +83,14 @@ def figure_panels(primitives: Primitives, pictures: SlotPictures) -> dict[str, P
     arrows = with_arrows(before, pictures.motion, primitives.size, gain)
     residual = picture(residual_levels(pictures.residual), shape)
     compensated = picture(pictures.compensated, shape)
-    vectors_note = f"mean {energy.motion_mean_px:.1f} px, longest {energy.motion_max_px:.1f} px{_drawn(gain)}"
-    residual_note = f"mean {energy.residual_mean_levels:.1f} of 255 levels, drawn {RESIDUAL_GAIN} x around grey"
+    vectors_note = f"mean {energy.motion_mean_px:.1f}, longest {energy.motion_max_px:.1f} px{_drawn(gain)}"
+    residual_note = f"mean {energy.residual_mean_levels:.1f} levels, drawn {RESIDUAL_GAIN} x"
     panels = (
         Panel(image=before, title="Previous frame", note=f"slot {pictures.slot - 1}"),
         Panel(image=arrows, title="Motion vectors", note=vectors_note),
         Panel(image=residual, title="Residual", note=residual_note),
         Panel(image=compensated, title="Motion-compensated", note="previous frame, moved"),
-        Panel(image=result, title="Result", note=f"slot {pictures.slot}: moved + residual, exact"),
+        Panel(image=result, title="Result", note=f"slot {pictures.slot}: moved + residual"),
     )
     return dict(zip(FIGURE_5, panels, strict=True))
 
@@ -133,7 +135,7 @@ def _stacked(primitives: Primitives, pictures: SlotPictures, shape: tuple[int, i
 
 
 def _drawn(gain: int) -> str:
-    return f", drawn {gain} x as long" if gain > 1 else ""
+    return f", {gain} x as long" if gain > 1 else ""
 
 
 def _sheet_note(pictures: SlotPictures) -> str:
@@ -150,7 +152,7 @@ def _slot_title(primitives: Primitives, slot: int) -> str:
 
 def _write_png(path: Path, image: Image.Image) -> None:
     buffer = io.BytesIO()
-    image.save(buffer, "png", optimize=True)
+    image.save(buffer, "png", compress_level=4)
     temporary = path.with_name(f".{path.name}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

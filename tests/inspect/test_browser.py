@@ -236,10 +236,10 @@ def test_the_plan_and_the_manifest_are_shown(window):
     assert "fingerprint" in window.js("return document.querySelector('details dl').innerText")
 
 
-def test_playing_goes_on_and_stops(window):
+def test_playing_goes_on_and_stops(window, keys):
     from selenium.webdriver.support.wait import WebDriverWait
 
-    window.press("Home", "p")
+    window.press(keys.HOME, "p")
     start = window.slot
     WebDriverWait(window.chromium, 10, poll_frequency=0.05).until(lambda _: window.slot != start)
     assert window.js("return document.getElementById('play').textContent") == "Stop"

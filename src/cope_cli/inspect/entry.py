@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from cope_cli.cache.store import Cache, EncodedEntry, PrimitivesEntry, matches_source
@@ -67,16 +68,12 @@ def find_entry(
         name = _preferred(encoded).name
     else:
         path = Path(video)
-        report = _reporter(on_stage, "encode")
+        report = partial(on_stage, "encode")
         name = encode_video(path, cache, EncodeConfig(), workers=workers, on_progress=report).name
-    made = extract_video(name, cache, extract, workers=workers, on_progress=_reporter(on_stage, "extract"))
+    made = extract_video(name, cache, extract, workers=workers, on_progress=partial(on_stage, "extract"))
     entry = cache.primitives_entry(made.name)
     assert entry is not None
     return FoundEntry(entry=entry, notes=(f"ran {' and '.join(ran)} first: {entry.name}",))
-
-
-def _reporter(on_stage: OnStage, stage: str) -> Callable[[float, float], None]:
-    return lambda done, total: on_stage(stage, done, total)
 
 
 def _encoded_of(video: str, named: PrimitivesEntry | None, cache: Cache) -> list[EncodedEntry]:

@@ -103,8 +103,9 @@ def _document(primitives: Primitives, plans: Sequence[TokenPlan], notes: Sequenc
     num_gops = len(np.unique(slots.gop))
     costs = plans[0].costs
     fusion = manifest.config.get("fusion_frames")
+    gops = f"{num_gops} GOP" if num_gops == 1 else f"{num_gops} GOPs"
     about = (
-        f"{size} px · {slots.seconds[-1]:.1f} s to its last slot · {len(slots)} slots in {num_gops} GOPs · "
+        f"{size} px · {slots.seconds[-1]:.1f} s to its last slot · {len(slots)} slots in {gops} · "
         f"fusion window {fusion} · grid {primitives.grid_px} x {primitives.grid_px}"
     )
     plan_note = (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from cope_cli.cache.primitives import Primitives
@@ -13,6 +14,7 @@ from cope_cli.inspect.entry import find_entry
 from cope_cli.inspect.figures import check_slot, write_figures
 from cope_cli.inspect.page import write_page
 from cope_cli.inspect.slots import KEYFRAMES, MAX_SLOTS, SlotRow, liveliest_slot, plans_of, slot_range, slot_rows
+from cope_cli.model.token_plan import TokenPlan
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +54,18 @@ class PlanRecord:
     num_gops_used: int
     num_gops_total: int
     num_tokens: int
+
+    @classmethod
+    def of(cls, keyframes_per_gop: int, plan: TokenPlan) -> PlanRecord:
+        """Count a plan."""
+        return cls(
+            keyframes_per_gop=keyframes_per_gop,
+            num_rgb_slots=plan.num_rgb_slots,
+            num_p_slots=plan.num_delta_slots,
+            num_gops_used=plan.num_gops_used,
+            num_gops_total=plan.num_gops_total,
+            num_tokens=plan.num_tokens,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,31 +128,21 @@ def inspect_video(
         )
     about_range = [note] if note and config.has_page else []
     plans = plans_of(primitives)
-    rows = slot_rows(primitives, shown, plans, lambda done, total: on_progress("slots", done, total))
+    rows = slot_rows(primitives, shown, plans, partial(on_progress, "slots"))
     slot = liveliest_slot(rows) if config.slot is None else config.slot
     target, files = folder / primitives.name, []
     if config.has_pictures:
         files += write_figures(primitives, slot, target)
     if config.has_page:
         page = target / "index.html"
-        report = lambda done, total: on_progress("page", done, total)  # noqa: E731
+        report = partial(on_progress, "page")
         write_page(primitives, rows, plans, page, start_slot=slot, notes=about_range, on_progress=report)
         files.append(page)
     return InspectRecord(
         entry=primitives.name,
         slot=slot,
         rows=rows,
-        plans=[
-            PlanRecord(
-                keyframes_per_gop=keyframes,
-                num_rgb_slots=plan.num_rgb_slots,
-                num_p_slots=plan.num_delta_slots,
-                num_gops_used=plan.num_gops_used,
-                num_gops_total=plan.num_gops_total,
-                num_tokens=plan.num_tokens,
-            )
-            for keyframes, plan in zip(KEYFRAMES, plans, strict=True)
-        ],
+        plans=[PlanRecord.of(keyframes, plan) for keyframes, plan in zip(KEYFRAMES, plans, strict=True)],
         files=files,
         notes=[*found.notes, *about_range],
     )

@@ -196,14 +196,17 @@ class Primitives:
         grid_frame: UInt8 = self._read("grid_iframe", self._payload(slot, is_iframe=True))
         return grid_frame
 
-    def grid_frames(self) -> Iterator[UInt8]:
+    def grid_frames(self, first: int = 0) -> Iterator[UInt8]:
         """Rebuild every slot's grid frame in order by Eq. 1, from `grid_iframe`, `motion` and `residual` alone.
+
+        Args:
+            first: an I-frame slot to begin at.
 
         Raises:
             CacheCorruptError: the arrays do not belong together.
         """
         previous: UInt8 | None = None
-        for slot, is_iframe in enumerate(self.slots.is_iframe):
+        for slot, is_iframe in enumerate(self.slots.is_iframe[first:], first):
             if is_iframe:
                 previous = self.grid_iframe(slot)
             elif previous is None:

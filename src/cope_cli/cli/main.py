@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from cope_cli import __version__
-from cope_cli.cli import ask, bench, cache, data, train
+from cope_cli.cli import ask, bench, cache, data, inspect, train
 from cope_cli.errors import CopeError, UsageError
 
 #: Packages of the extra `models`, which the data stages do without.
@@ -31,6 +31,7 @@ app.command("extract")(data.extract)
 app.add_typer(train.app, name="train")
 app.command("ask")(ask.ask)
 app.command("bench")(bench.bench)
+app.command("inspect")(inspect.inspect)
 app.add_typer(cache.app, name="cache")
 app.command("scenes")(data.scenes)
 

@@ -1,0 +1,180 @@
+"""The slots of an entry as a person looks at them: what each is, what it costs, how much happens in it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cope_cli.cache.primitives import Primitives
+from cope_cli.errors import UsageError
+from cope_cli.inspect.energy import SlotEnergy, slot_energy
+from cope_cli.model.token_plan import TokenCosts, TokenPlan, plan_tokens
+
+UInt8 = NDArray[np.uint8]
+Int16 = NDArray[np.int16]
+
+#: Keyframes per GOP that plans are shown for, as in the paper's tables.
+KEYFRAMES = (1, 2, 4)
+#: Slots that pictures are made of unless an end is given: four minutes at one slot a second, one GOP at `--fusion 1`.
+MAX_SLOTS = 240
+
+
+@dataclass(frozen=True, kw_only=True)
+class SlotRow:
+    """One slot in a table.
+
+    Attributes:
+        slot: its index.
+        frame: its frame in the encoded stream.
+        seconds: its time.
+        gop: index of its GOP.
+        is_iframe: I-frame slot or P-frame slot.
+        tokens: what it costs at each of `KEYFRAMES`; 0 where its GOP is not shown.
+        energy: what happened since the slot before; None for an I-frame slot.
+    """
+
+    slot: int
+    frame: int
+    seconds: float
+    gop: int
+    is_iframe: bool
+    tokens: tuple[int, ...]
+    energy: SlotEnergy | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class SlotPictures:
+    """The pictures of one slot, all on the grid (G x G, RGB); an I-frame slot has only its frame.
+
+    Attributes:
+        slot: its index.
+        frame: (G, G, 3) uint8, what Eq. 1 gives back.
+        previous: (G, G, 3) uint8, the frame of the slot before.
+        motion: (2, G, G) int16, half-pixels of the encoded stream.
+        residual: (G, G, 3) int16.
+        compensated: (G, G, 3) uint8, the slot before moved by `motion`: the frame minus the residual.
+    """
+
+    slot: int
+    frame: UInt8
+    previous: UInt8 | None = None
+    motion: Int16 | None = None
+    residual: Int16 | None = None
+    compensated: UInt8 | None = None
+
+
+def plans_of(primitives: Primitives, costs: TokenCosts | None = None) -> tuple[TokenPlan, ...]:
+    """Return the token plan of the whole video for each of `KEYFRAMES`, at most 64 GOPs as in the paper."""
+    slot_gop = primitives.slots.gop.tolist()
+    costs = costs or TokenCosts()
+    return tuple(plan_tokens(slot_gop, keyframes_per_gop=keyframes, costs=costs) for keyframes in KEYFRAMES)
+
+
+def slot_range(
+    primitives: Primitives, *, from_seconds: float, to_seconds: float | None, max_slots: int | None
+) -> tuple[range, str]:
+    """Return the slots between two times, and a note if there are more of them than `max_slots`.
+
+    Args:
+        primitives: the entry.
+        from_seconds: slots before it are left out.
+        to_seconds: slots at it or after are left out; with an end given there is no other limit.
+        max_slots: the limit without one; None for none.
+
+    Raises:
+        UsageError: no slot lies between.
+    """
+    seconds = primitives.slots.seconds
+    first = int(np.searchsorted(seconds, from_seconds, side="left"))
+    last = len(seconds) if to_seconds is None else int(np.searchsorted(seconds, to_seconds, side="left"))
+    if first >= last:
+        until = "the end" if to_seconds is None else f"--to {to_seconds:g}"
+        raise UsageError(
+            f"--from {from_seconds:g}: no slot from there to {until}; "
+            f"the slots are at {seconds[0]:g} to {seconds[-1]:g} s"
+        )
+    if to_seconds is not None or max_slots is None or last - first <= max_slots:
+        return range(first, last), ""
+    shown = range(first, first + max_slots)
+    return shown, (
+        f"slots {shown[0]} to {shown[-1]} of {len(seconds)} are shown; --from {seconds[shown.stop]:g} shows the next, "
+        f"--to {int(seconds[-1]) + 1} all of them"
+    )
+
+
+def slot_rows(
+    primitives: Primitives,
+    slots: Sequence[int],
+    plans: Sequence[TokenPlan],
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+) -> list[SlotRow]:
+    """Measure slots.
+
+    Args:
+        primitives: the entry.
+        slots: indices.
+        plans: token plans of the whole video.
+        on_progress: called with (slots done, slots in all).
+
+    Raises:
+        CacheCorruptError: a checksum fails.
+    """
+    table = primitives.slots
+    costs = [
+        {planned.slot: plan.costs.rgb if planned.is_rgb else plan.costs.delta for planned in plan.slots}
+        for plan in plans
+    ]
+    rows = []
+    for done, slot in enumerate(slots):
+        is_iframe = bool(table.is_iframe[slot])
+        rows.append(
+            SlotRow(
+                slot=slot,
+                frame=int(table.frame[slot]),
+                seconds=float(table.seconds[slot]),
+                gop=int(table.gop[slot]),
+                is_iframe=is_iframe,
+                tokens=tuple(cost.get(slot, 0) for cost in costs),
+                energy=None if is_iframe else slot_energy(primitives.motion(slot), primitives.residual(slot)),
+            )
+        )
+        on_progress(done + 1, len(slots))
+    return rows
+
+
+def slot_pictures(primitives: Primitives, slots: range) -> Iterator[SlotPictures]:
+    """Yield the pictures of a run of slots, rebuilt from the I-frame slot at or before the first.
+
+    Raises:
+        CacheCorruptError: a checksum fails, or the arrays do not belong together.
+    """
+    is_iframe = primitives.slots.is_iframe
+    start = max((int(slot) for slot in np.flatnonzero(is_iframe[: slots.start + 1])), default=0)
+    previous: UInt8 | None = None
+    for slot, frame in zip(range(start, slots.stop), primitives.grid_frames(start), strict=False):
+        if slot >= slots.start:
+            if is_iframe[slot]:
+                yield SlotPictures(slot=slot, frame=frame)
+            else:
+                residual = primitives.residual(slot)
+                yield SlotPictures(
+                    slot=slot,
+                    frame=frame,
+                    previous=previous,
+                    motion=primitives.motion(slot),
+                    residual=residual,
+                    compensated=(frame - residual).astype(np.uint8),
+                )
+        previous = frame
+
+
+def liveliest_slot(rows: Sequence[SlotRow]) -> int:
+    """Return the P-frame slot of the largest mean motion, then of the largest residual; an I-frame slot if none."""
+
+    def liveliness(row: SlotRow) -> tuple[float, float]:
+        return (row.energy.motion_mean_px, row.energy.residual_mean_levels) if row.energy else (-1.0, 0.0)
+
+    return max(rows, key=liveliness).slot

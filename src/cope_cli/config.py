@@ -134,6 +134,4 @@ class DirectConfig:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> DirectConfig:
         """Read them back from a manifest."""
-        return cls(
-            extract=ExtractConfig.from_dict(values), gop_frames=values["gop_frames"], stream=values["stream"]
-        )
+        return cls(extract=ExtractConfig.from_dict(values), gop_frames=values["gop_frames"], stream=values["stream"])

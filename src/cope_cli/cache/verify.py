@@ -202,6 +202,4 @@ def _check_slots(primitives: Primitives, origin: _Origin) -> None:
                 _AGAIN,
             )
     if len(table) != len(origin.slots):
-        raise CacheCorruptError(
-            f"{primitives.name}: {len(table)} slots, {origin.name} has {len(origin.slots)}", _AGAIN
-        )
+        raise CacheCorruptError(f"{primitives.name}: {len(table)} slots, {origin.name} has {len(origin.slots)}", _AGAIN)

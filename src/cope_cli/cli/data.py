@@ -49,7 +49,7 @@ def extract(
     videos: Annotated[
         list[str] | None,
         typer.Argument(
-            help="Encoded videos by name or source path, all of the cache if none; with --direct video files and folders."
+            help="Encoded videos by name or source path; all of the cache if none. With --direct: files and folders."
         ),
     ] = None,
     direct: Annotated[

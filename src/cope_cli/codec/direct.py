@@ -18,7 +18,7 @@ a size that changes half-way, missing or doubled timestamps, damaged pictures.
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right, insort
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -97,6 +97,20 @@ class SourceStream:
         """Length of the video."""
         return self.seconds[-1] + self.last_seconds
 
+    def has_vectors(self, index: int) -> bool:
+        """Whether the vectors that FFmpeg exports of a frame mean anything: of MPEG-4's B-frames they do not."""
+        return self.codec != "mpeg4" or self.frames[index].is_reference
+
+    @cached_property
+    def bridges(self) -> dict[int, int]:
+        """For keyframes the frame that leads over them: a B-frame shown before, predicted from both sides."""
+        found: dict[int, int] = {}
+        for index, (before, after) in enumerate(self.links):
+            is_between = before >= 0 and after >= 0 and self.frames[after].is_keyframe
+            if is_between and self.links[after][0] == before and self.has_vectors(index):
+                found[after] = index  # the nearest before the keyframe
+        return found
+
     @cached_property
     def links(self) -> list[tuple[int, int]]:
         """For each frame the nearest reference shown before and after it that is decoded before it; -1 for none."""
@@ -144,7 +158,7 @@ def read_stream(path: Path, stream_index: int = 0) -> SourceStream:
         codec = source.stream.codec_context.name
         if codec not in VECTOR_CODECS:
             raise VideoError(
-                f"{path}: FFmpeg exports no motion vectors of {codec}; "
+                f"{path}: FFmpeg exports no motion vectors of {source.stream.codec_context.codec.canonical_name}; "
                 "it does of H.264, MPEG-1, MPEG-2, MPEG-4 and the H.263 family",
                 encode_hint(path),
             )
@@ -176,6 +190,7 @@ def _read_packets(source: Source) -> tuple[list[SourceFrame], SequenceHeader | N
     headers = PictureHeaders.of(source.stream.codec_context.name, source.stream.codec_context.extradata)
     sequence = headers.sequence
     frames: list[SourceFrame] = []
+    is_guessed = False
     first: tuple[int, int] | None = None  # time and place of the first keyframe
     for place, packet in enumerate(_packets(source)):
         data = bytes(memoryview(packet))
@@ -183,11 +198,11 @@ def _read_packets(source: Source) -> tuple[list[SourceFrame], SequenceHeader | N
             raise VideoError(f"{source.path}: packet {place} is damaged", encode_hint(source.path))
         sequence = sequence or headers.sequence_in(data)
         is_keyframe = bool(packet.is_keyframe)
-        pts = packet.pts
-        if pts is None and source.stream.codec_context.has_b_frames is not True:
-            pts = packet.dts
-        if pts is None:
-            raise VideoError(f"{source.path}: packet {place} has no timestamp", encode_hint(source.path))
+        is_reference = headers.is_reference(data)
+        is_guessed |= packet.pts is None
+        pts = packet.dts if packet.pts is None else packet.pts  # the same where no frame is shown out of order
+        if pts is None or (is_guessed and not is_reference):
+            raise VideoError(f"{source.path}: packet {place} does not say when it is shown", encode_hint(source.path))
         if first is None and is_keyframe:
             first = pts, place
         if first is None or pts < first[0] or packet.is_discard:
@@ -198,7 +213,7 @@ def _read_packets(source: Source) -> tuple[list[SourceFrame], SequenceHeader | N
                 place=place,
                 is_keyframe=is_keyframe,
                 can_restart=is_keyframe and headers.can_restart(data),
-                is_reference=headers.is_reference(data),
+                is_reference=is_reference,
             )
         )
     return sorted(frames, key=lambda frame: frame.pts), sequence, first[1] if first is not None else 0
@@ -246,10 +261,13 @@ def read_direct_frames(
     """
     options = dict(_DECODER_OPTIONS) | ({"flags2": "+export_mvs"} if with_vectors else {})
     index_of = {frame.pts: index for index, frame in enumerate(stream.frames)}
-    skips = all(stream.frames[index].is_reference for index in wanted)
+    needed = {*wanted, *(stream.bridges.values() if with_vectors else ())}
+    left_out = {
+        frame.place for index, frame in enumerate(stream.frames) if not frame.is_reference and index not in needed
+    }
     colour: Colour | None = None
     ranges = decode_ranges(stream, wanted, starts)
-    for frame in _decoded(stream.path, stream.stream_index, ranges, options, skips_others=skips):
+    for frame in _decoded(stream.path, stream.stream_index, ranges, options, left_out=left_out):
         index = index_of.get(frame.pts) if frame.pts is not None else None
         if index is None:
             continue  # shown before the first keyframe, or cut off
@@ -283,21 +301,19 @@ def decode_ranges(stream: SourceStream, wanted: Sequence[int], starts: Sequence[
 
 
 def _decoded(
-    path: Path, stream_index: int, ranges: Sequence[range], options: dict[str, str], *, skips_others: bool = False
+    path: Path, stream_index: int, ranges: Sequence[range], options: dict[str, str], *, left_out: Container[int] = ()
 ) -> Iterator[av.VideoFrame]:
-    """Decode ranges of packets, one thread, and yield the pictures in the order of showing within each."""
+    """Decode ranges of packets but those left out, one thread; yield pictures in the order of showing in each range."""
     with open_source(path, stream_index) as source:  # sets thread type NONE: others give vectors that differ
         context = source.stream.codec_context
         context.options = options
-        if skips_others:
-            context.skip_frame = "NONREF"
         try:
             waiting = iter(ranges)
             current = next(waiting, None)
             for place, packet in enumerate(_packets(source)):
                 if current is None:
                     return
-                if place in current:
+                if place in current and place not in left_out:
                     yield from context.decode(packet)
                 if place + 1 >= current.stop:
                     yield from context.decode(None)
@@ -322,4 +338,3 @@ def _check_frame(stream: SourceStream, index: int, frame: av.VideoFrame) -> None
         found = "is damaged"
     if found:
         raise VideoError(f"{stream.path}: frame {index} {found}", encode_hint(stream.path))
-

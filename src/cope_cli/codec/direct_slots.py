@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -167,6 +167,7 @@ class _References:
         self._buffer = np.empty((32, rows, cols, 2, 2), np.int16)
         self._rows: dict[int, int] = {}  # frame -> row of the buffer
         self._free = list(range(32))
+        self._undecided: dict[int, int] = {}  # frame -> the frame whose vectors it waits for
         self._motion = np.empty((2, grid_px, grid_px), np.int16)
 
     def add(self, frame: DirectFrame) -> None:
@@ -177,14 +178,44 @@ class _References:
             self._free = list(range(num, 2 * num))
         row = self._free.pop()
         self._rows[frame.index] = row
-        grid, records = self._buffer[row], frame.vectors
+        grid, records = self._buffer[row], frame.vectors if self._stream.has_vectors(frame.index) else None
         if records is None:
             grid[..., 0] = reference_kernels.NO_VECTOR
+            self._invent(frame.index, grid)
         elif reference_kernels.fill_sides(records, grid):
             raise VideoError(
                 f"{self._stream.path}: frame {frame.index}: a motion vector that no picture has: damage",
                 encode_hint(self._stream.path),
             )
+        for between in [index for index, after in self._undecided.items() if after == frame.index]:
+            del self._undecided[between]
+            if between in self._rows:
+                self._scale(frame.index, between)
+
+    def _invent(self, index: int, grid: Int16) -> None:
+        """Give a frame without vectors those that its neighbours suggest; without any it stands still."""
+        stream = self._stream
+        before, after = stream.links[index]
+        between = stream.bridges.get(index, -1)
+        if not stream.has_vectors(index):
+            self._undecided[index] = after  # half-way of what the reference after it does, once that is there
+        elif between in self._rows:
+            times = np.array([stream.frames[one].pts for one in (before, between, index)], np.int64)
+            reference_kernels.bridge(self._buffer[self._rows[between]], times, grid)
+        elif before in self._rows:
+            self._scale(before, index)  # goes on as the picture before did
+
+    def _scale(self, source: int, target: int) -> None:
+        """Give a frame another's vectors to the side before, as long as its own step to its reference lasts."""
+        (row, times), (goal_row, goal_times) = self._row_and_times(source), self._row_and_times(target)
+        whole, part = times[0] - times[1], goal_times[0] - goal_times[1]
+        if whole:
+            reference_kernels.scale(self._buffer[row], part, whole, self._buffer[goal_row])
+
+    def _row_and_times(self, index: int) -> tuple[int, tuple[int, int]]:
+        """Return a frame's row, its time and that of its reference before, its own where it has none."""
+        frames, before = self._stream.frames, self._stream.links[index][0]
+        return self._rows[index], (frames[index].pts, frames[before if before >= 0 else index].pts)
 
     def drop_until(self, index: int) -> None:
         """Forget this frame and those shown before it."""
@@ -196,10 +227,10 @@ class _References:
         frames = self._stream.frames
         num = len(self._buffer)
         links, times = np.full((num, 2), -1, np.int64), np.zeros((num, 2), np.int64)
-        for index, row in self._rows.items():
-            before, after = self._stream.links[index]
-            links[row] = [self._rows.get(link, -1) if link > goal else -1 for link in (before, after)]
-            times[row] = frames[index].pts, frames[before if before >= 0 else goal].pts
+        for index in self._rows:
+            row, shown = self._row_and_times(index)
+            times[row] = shown
+            links[row] = [self._rows.get(link, -1) if link > goal else -1 for link in self._stream.links[index]]
         reference_kernels.trace_references(
             self._buffer,
             links,

@@ -101,8 +101,8 @@ def timed_slots(
     ```
 
     In a slot GOP slots stand every `window_seconds` from its first frame on, at the frame nearest in time, or at the
-    nearest reference frame if that is within a quarter of the window. The last slot is at least half a window before
-    the next GOP; no frame is two slots.
+    nearest reference frame if that is within a quarter of the window. Slots are at least half a window apart: where
+    the video has fewer frames than that, so are its slots.
 
     Args:
         seconds: each frame's time, strictly ascending.
@@ -118,8 +118,9 @@ def timed_slots(
         limit = seconds[end] - window_seconds / 2 if end < len(seconds) else seconds[-1]
         frames = [start]
         while (goal := _next_goal(seconds, frames[-1], start, window_seconds)) <= limit + _TOLERANCE_SECONDS:
-            frame = _frame_at(seconds, is_reference, goal, window_seconds / 4, range(frames[-1] + 1, end))
-            if frame is None:
+            least = bisect_left(seconds, seconds[frames[-1]] + window_seconds / 2 - _TOLERANCE_SECONDS, frames[-1] + 1)
+            frame = _frame_at(seconds, is_reference, goal, window_seconds / 4, range(least, end))
+            if frame is None or seconds[frame] > limit + _TOLERANCE_SECONDS:
                 break
             frames.append(frame)
         if keep_tail and end == len(seconds) and frames[-1] != end - 1:
@@ -150,7 +151,8 @@ def _timed_starts(
         found = min(range(low, high), key=lambda n: abs(times[n] - goal), default=None)
         start = None if found is None else keyframes[found]
         if start is None and seconds[-1] >= goal - _TOLERANCE_SECONDS:
-            start = _frame_at(seconds, is_reference, goal, reach, range(starts[-1] + 1, len(seconds)))
+            least = bisect_left(seconds, goal - gop_seconds / 2, starts[-1] + 1)
+            start = _frame_at(seconds, is_reference, goal, reach, range(least, len(seconds)))
         if start is None:
             break
         starts.append(start)

@@ -76,7 +76,9 @@ class PictureHeaders:
     def is_reference(self, packet: bytes) -> bool:
         """Whether other pictures may be predicted from this one."""
         if self.codec == "h264":
-            slices = (unit for unit in _nal_units(packet, self.nal_length_bytes) if unit and unit[0] & 31 in _NAL_SLICES)
+            slices = (
+                unit for unit in _nal_units(packet, self.nal_length_bytes) if unit and unit[0] & 31 in _NAL_SLICES
+            )
             first = next(slices, None)
             return first is None or bool(first[0] >> 5 & 3)
         if self.codec in ("mpeg1video", "mpeg2video"):
@@ -90,10 +92,11 @@ class PictureHeaders:
     def can_restart(self, packet: bytes) -> bool:
         """Whether decoding may begin at this packet, which the container calls a keyframe, after leaving out others.
 
-        An H.264 recovery point that is no IDR picture may depend on pictures before it.
+        An H.264 recovery point that is no IDR picture may depend on pictures before it; of the H.263 family some
+        containers call every packet a keyframe.
         """
         if self.codec != "h264":
-            return True
+            return self.codec not in _H263_FAMILY
         return any(unit and unit[0] & 31 == _NAL_IDR for unit in _nal_units(packet, self.nal_length_bytes))
 
     def sequence_in(self, packet: bytes) -> SequenceHeader | None:

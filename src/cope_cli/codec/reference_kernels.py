@@ -69,7 +69,7 @@ def trace_references(blocks, links, times, start, goal_time, width_px, height_px
 
     Args:
         blocks: (n, rows, cols, 2, 2) int16, two-sided block grids in quarter-pixels.
-        links: (n, 2) int64, for each frame the row of the reference before and after; -1: at or before the goal, or none.
+        links: (n, 2) int64, for each frame the row of its reference before and after; -1: not after the goal, or none.
         times: (n, 2) int64, the time of each frame and of its reference before.
         start: the slot's row.
         goal_time: the time of the slot before.
@@ -78,7 +78,7 @@ def trace_references(blocks, links, times, start, goal_time, width_px, height_px
         out: (2, G, G) int16, overwritten: end minus start position in half-pixels, x then y.
     """
     grid = out.shape[1]
-    last_x, last_y = np.int64(4 * width_px - 2), np.int64(4 * height_px - 2)
+    zero, last_x, last_y = np.int64(0), np.int64(4 * width_px - 2), np.int64(4 * height_px - 2)
     for i in range(grid):
         start_y = np.int64(2 * ((2 * i + 1) * height_px // grid))
         for j in range(grid):
@@ -86,9 +86,8 @@ def trace_references(blocks, links, times, start, goal_time, width_px, height_px
             x, y, frame = start_x, start_y, np.int64(start)
             while frame >= 0:
                 row, col, side = y >> _QUARTER_CELL_BITS, x >> _QUARTER_CELL_BITS, 0
-                if blocks[frame, row, col, 0, 0] == NO_VECTOR and links[frame, 1] >= 0:
-                    if blocks[frame, row, col, 1, 0] != NO_VECTOR:
-                        side = 1
+                if links[frame, 1] >= 0 and blocks[frame, row, col, 0, 0] == NO_VECTOR != blocks[frame, row, col, 1, 0]:
+                    side = 1
                 following = links[frame, side]
                 step_x = np.int64(blocks[frame, row, col, side, 0])
                 if step_x != NO_VECTOR:
@@ -98,8 +97,64 @@ def trace_references(blocks, links, times, start, goal_time, width_px, height_px
                         if 0 < part < whole:
                             step_x = (2 * step_x * part + whole) // (2 * whole)
                             step_y = (2 * step_y * part + whole) // (2 * whole)
-                    x = min(max(x - step_x, 0), last_x)
-                    y = min(max(y - step_y, 0), last_y)
+                    x = min(max(x - step_x, zero), last_x)
+                    y = min(max(y - step_y, zero), last_y)
                 frame = following
             out[0, i, j] = (start_x - x + 1) >> 1
             out[1, i, j] = (start_y - y + 1) >> 1
+
+
+@compiled
+def bridge(between, times, out):  # type: ignore[no-untyped-def]
+    """Give an I-frame vectors, from a B-frame that is shown before it and refers to it and to the picture before.
+
+    A block that has both vectors says where the same thing is in both pictures; one that has one of them says how fast
+    it moves. The block is found in two steps: at the I-frame's own place, then where that block's vector leads.
+
+    Args:
+        between: (rows, cols, 2, 2) int16, the B-frame's two-sided block grid, quarter-pixels.
+        times: (3,) int64, of the picture before, the B-frame and the I-frame.
+        out: (rows, cols, 2, 2) int16, overwritten: the I-frame's displacement since the picture before.
+    """
+    rows, cols = out.shape[0], out.shape[1]
+    before, after = times[1] - times[0], times[2] - times[1]
+    for r in range(rows):
+        for c in range(cols):
+            row, col = r, c
+            if between[r, c, 1, 0] != NO_VECTOR:  # B minus I
+                row = min(max((32 * r + 16 + between[r, c, 1, 1]) >> _QUARTER_CELL_BITS, 0), rows - 1)
+                col = min(max((32 * c + 16 + between[r, c, 1, 0]) >> _QUARTER_CELL_BITS, 0), cols - 1)
+            for axis in range(2):
+                since, until = np.int64(between[row, col, 0, axis]), np.int64(between[row, col, 1, axis])
+                has_before, has_after = between[row, col, 0, 0] != NO_VECTOR, between[row, col, 1, 0] != NO_VECTOR
+                step = np.int64(0)
+                if has_before and has_after:
+                    step = since - until
+                elif has_before:
+                    step = since * (before + after) // before
+                elif has_after:
+                    step = -until * (before + after) // after
+                out[r, c, 0, axis] = min(max(step, -32767), 32767)
+            out[r, c, 1, 0] = NO_VECTOR
+            out[r, c, 1, 1] = 0
+
+
+@compiled
+def scale(source, part, whole, out):  # type: ignore[no-untyped-def]
+    """Take a block grid's vectors to the side before, times part / whole; 0 where there are none.
+
+    Args:
+        source: (rows, cols, 2, 2) int16, quarter-pixels.
+        part: time that the vectors written lead back over.
+        whole: time that those of `source` lead back over, above 0.
+        out: (rows, cols, 2, 2) int16, overwritten.
+    """
+    for r in range(out.shape[0]):
+        for c in range(out.shape[1]):
+            for axis in range(2):
+                step = np.int64(0)
+                if source[r, c, 0, 0] != NO_VECTOR:
+                    step = (2 * np.int64(source[r, c, 0, axis]) * part + whole) // (2 * whole)
+                out[r, c, 0, axis] = min(max(step, -32767), 32767)
+            out[r, c, 1, 0] = NO_VECTOR
+            out[r, c, 1, 1] = 0

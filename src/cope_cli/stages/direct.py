@@ -173,4 +173,3 @@ def _extract_item(
     return extract_direct(
         Path(item), Cache(cache_root), config, frames=frames, known=known, force=force, on_progress=report
     )
-

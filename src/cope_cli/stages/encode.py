@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from cope_cli.cache.manifest import Manifest, fingerprint, record_files
 from cope_cli.cache.store import Cache, EncodedEntry, entry_name

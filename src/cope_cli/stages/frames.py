@@ -92,7 +92,7 @@ def ensure_frames(
         How many pictures were added.
 
     Raises:
-        EntryNotFoundError: the encoded video is gone from the cache, or the source of a direct entry is gone or changed.
+        EntryNotFoundError: the encoded video is gone from the cache, or a direct entry's source is gone or changed.
         VideoError, StorageError, CacheCorruptError: decoding or writing failed.
     """
     missing = sorted(set(slots) - Frames(entry, size_px).slots)
@@ -119,7 +119,7 @@ def decode_frames(
     """Yield the RGB pictures (V, V, 3) of slots, ascending, decoded from what the entry was made from.
 
     Raises:
-        EntryNotFoundError: the encoded video is gone from the cache, or the source of a direct entry is gone or changed.
+        EntryNotFoundError: the encoded video is gone from the cache, or a direct entry's source is gone or changed.
         VideoError, CacheCorruptError: decoding failed.
     """
     if entry.is_direct:

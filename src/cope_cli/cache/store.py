@@ -75,6 +75,11 @@ class PrimitivesEntry:
         return self.manifest.config.get("source") == DIRECT
 
     @property
+    def way(self) -> str:
+        """How they were made: "direct" or "re-encoded"."""
+        return DIRECT if self.is_direct else "re-encoded"
+
+    @property
     def encoded_name(self) -> str:
         """Name of the encoded entry they were extracted from; of a direct one, a name that is the video's alone."""
         return str(self.manifest.source["entry"])

@@ -15,7 +15,7 @@ from cope_cli.cache.store import Cache, EncodedEntry, PrimitivesEntry, entry_nam
 from cope_cli.codec.fusion import FrameSize
 from cope_cli.codec.gop import Slot
 from cope_cli.codec.primitives import extract_slots
-from cope_cli.config import DIRECT, PRIMITIVES_SCHEMA, ExtractConfig
+from cope_cli.config import PRIMITIVES_SCHEMA, ExtractConfig
 from cope_cli.errors import CopeError, EntryNotFoundError
 from cope_cli.stages.batch import Batch, default_workers, run_parts, wide_items
 from cope_cli.stages.entries import EntryPlan, finished_entry, write_entry
@@ -50,7 +50,7 @@ class ExtractRecord:
     num_iframe_slots: int
     size_bytes: int
     num_frames_added: int
-    way: str = "re-encoded"
+    way: str
 
     @classmethod
     def of(cls, entry: PrimitivesEntry, *, is_new: bool, num_frames_added: int) -> ExtractRecord:
@@ -64,7 +64,7 @@ class ExtractRecord:
             num_iframe_slots=info["num_iframe_slots"],
             size_bytes=sum(record.size_bytes for record in entry.manifest.files.values()),
             num_frames_added=num_frames_added,
-            way=DIRECT if entry.is_direct else "re-encoded",
+            way=entry.way,
         )
 
 

@@ -5,7 +5,8 @@ How fast, where and whether to overwrite (workers, cache, force) are plain argum
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from cope_cli.errors import UsageError
@@ -14,6 +15,9 @@ from cope_cli.errors import UsageError
 ENCODED_SCHEMA = 1
 #: Version of the primitives' layout (docs/cache-format.md); part of their fingerprint.
 PRIMITIVES_SCHEMA = 2
+
+#: What `source` says in the settings of primitives that were made without re-encoding.
+DIRECT = "direct"
 
 #: The grid must divide into the Delta-encoder's patches of this many grid points.
 PATCH_PX = 16
@@ -83,3 +87,51 @@ class ExtractConfig:
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as JSON values."""
         return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> ExtractConfig:
+        """Read them back from a manifest, which may hold settings of other ways to extract too."""
+        return cls(**{field.name: values[field.name] for field in fields(cls)})
+
+
+#: The frame rate of the encoded stream by default, in which windows are counted: 30 frames are a second.
+WINDOW_FPS = 30
+
+
+@dataclass(frozen=True, kw_only=True)
+class DirectConfig:
+    """How a video file becomes fused primitives without re-encoding, by time.
+
+    Attributes:
+        extract: fusion window in frames of 1/30 s whatever the video's rate, grid, tail.
+        gop_frames: the length of the slots' GOPs, in frames of 1/30 s: keyframes are chosen in each.
+        stream: which video stream of the file, counted from 0.
+    """
+
+    extract: ExtractConfig = field(default_factory=ExtractConfig)
+    gop_frames: int = 240
+    stream: int = 0
+
+    def __post_init__(self) -> None:
+        _check_range("--stream", self.stream, 0, 255, "(counted from 0)")
+        _check_range("--gop", self.gop_frames, 1, 6000, "frames")
+
+    @property
+    def window_seconds(self) -> float:
+        """The fusion window."""
+        return self.extract.fusion_frames / WINDOW_FPS
+
+    @property
+    def gop_seconds(self) -> float:
+        """The length of a GOP of slots."""
+        return self.gop_frames / WINDOW_FPS
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as JSON values, beside those of `extract`."""
+        own = {"source": DIRECT, "gop_frames": self.gop_frames, "stream": self.stream}
+        return {**self.extract.to_dict(), **own}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> DirectConfig:
+        """Read them back from a manifest."""
+        return cls(extract=ExtractConfig.from_dict(values), gop_frames=values["gop_frames"], stream=values["stream"])

@@ -21,11 +21,19 @@ def seen(monkeypatch) -> dict[str, Any]:
 
     def load(folder, device, **options):
         found["load"] = {"folder": folder, "device": device, **options}
-        return SimpleNamespace(folder=folder, notes=(), fusion_frames=30, model=SimpleNamespace(delta_encoder=object()))
+        return SimpleNamespace(
+            folder=folder,
+            notes=(),
+            fusion_frames=30,
+            primitives=("re-encoded",),
+            model=SimpleNamespace(delta_encoder=object()),
+        )
 
     def answer(path, out, loaded, cache, config, **options):
         found["answer"] = {"path": path, "out": out, "cache": cache.root, "config": config, **options}
-        counts = dict.fromkeys(("num_questions", "num_answered", "num_known", "num_expected", "num_equal"), 0)
+        counts = dict.fromkeys(
+            ("num_questions", "num_answered", "num_known", "num_direct", "num_expected", "num_equal"), 0
+        )
         return QuestionsRecord(out=out, errors=(), **counts)
 
     monkeypatch.setattr(models, "load_model", load)
@@ -57,3 +65,9 @@ def test_flags_of_the_questions_reach_the_answers(seen):
     assert (config.delta, config.fusion_frames, config.max_gops) == ("zero", 15, 3)
     assert (config.max_new_tokens, config.temperature) == (5, 0.5)
     assert seen["answer"]["out"] == Path("q.answers.jsonl")
+
+
+def test_the_way_of_the_videos_reaches_the_answers(seen):
+    for flags, way in (((), "auto"), (("--direct",), "direct"), (("--reencode",), "reencode")):
+        ask(*flags)
+        assert seen["answer"]["config"].way == way

@@ -328,8 +328,8 @@ def test_an_entry_that_another_process_finished_first_stays_and_gets_our_frames(
     """Two processes, one entry: the slower one finds it there when it commits."""
 
     answers = iter([None])  # it looks before it begins; then the other process commits
-    original: Callable[..., object] = extract._finished
-    monkeypatch.setattr(extract, "_finished", lambda *args: next(answers, original(*args)))
+    original: Callable[..., object] = extract.finished_entry
+    monkeypatch.setattr(extract, "finished_entry", lambda *args: next(answers, original(*args)))
     before = {path: path.stat().st_mtime_ns for path in filled_cache.group.rglob("*") if path.is_file()}
     frames = FramesRequest(size_px=32, keyframes_per_gop=0)
     record = extract_video(filled_cache.encoded, filled_cache.cache, filled_cache.extract_config, frames=frames)

@@ -32,6 +32,7 @@ class Answer:
     Attributes:
         text: the answer.
         entry: the primitives entry it was read from.
+        way: how that was made: "re-encoded" or "direct".
         num_rgb_slots: slots shown as RGB.
         num_p_slots: slots shown as Delta-tokens.
         num_gops_used: GOPs shown.
@@ -47,6 +48,7 @@ class Answer:
 
     text: str
     entry: str
+    way: str
     num_rgb_slots: int
     num_p_slots: int
     num_gops_used: int
@@ -128,6 +130,7 @@ class Conversation:
         return Answer(
             text=text,
             entry=self.video.entry.name,
+            way=self.video.entry.way,
             num_rgb_slots=prompt.plan.num_rgb_slots,
             num_p_slots=prompt.plan.num_delta_slots,
             num_gops_used=prompt.plan.num_gops_used,

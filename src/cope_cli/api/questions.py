@@ -20,6 +20,7 @@ import torch
 
 from cope_cli.api.shown import AskConfig, OnStage, ShownVideo, run_stages_of_many
 from cope_cli.cache.store import Cache, PrimitivesEntry
+from cope_cli.config import DIRECT
 from cope_cli.data.collate import collate_prompts
 from cope_cli.data.conversations import Question, read_questions
 from cope_cli.data.prompt import Prompt
@@ -42,6 +43,7 @@ class QuestionsRecord:
         num_questions: questions in the file.
         num_answered: answered in this run.
         num_known: answered by an earlier run.
+        num_direct: answers in `out` about videos that were read directly; the others were re-encoded.
         num_expected: answers in `out` for which the file has an answer too.
         num_equal: of them those that are equal to it, but for case, spaces around it and a full stop.
         errors: what failed, one per question or malformed item.
@@ -51,6 +53,7 @@ class QuestionsRecord:
     num_questions: int
     num_answered: int
     num_known: int
+    num_direct: int
     num_expected: int
     num_equal: int
     errors: tuple[CopeError, ...]
@@ -184,6 +187,7 @@ def _answer_batch(
     for (question, prompt, _), row in zip(prompts, tokens, strict=True):
         answer = {
             "answer": str(tokenizer.decode(row, skip_special_tokens=True)).strip(),
+            "way": shown[question.video].entry.way,
             "num_visual_tokens": prompt.num_visual_tokens,
             "num_text_tokens": prompt.num_text_tokens,
         }
@@ -277,6 +281,7 @@ class _Answers:
             num_questions=num_questions,
             num_answered=self.num_added,
             num_known=self.num_known,
+            num_direct=sum(line.get("way") == DIRECT for line in self.lines),
             num_expected=len(judged),
             num_equal=sum(_plain(line["answer"]) == _plain(line["expected"]) for line in judged),
             errors=(*bad, *self.errors),

@@ -14,20 +14,23 @@ from cope_cli.api.models import check_delta_mode
 from cope_cli.cache.frames import Frames
 from cope_cli.cache.primitives import Primitives
 from cope_cli.cache.store import Cache, PrimitivesEntry
-from cope_cli.config import EncodeConfig, ExtractConfig
+from cope_cli.config import DIRECT, DirectConfig, EncodeConfig, ExtractConfig
 from cope_cli.data.conversations import Turn
 from cope_cli.data.prompt import Prompt, PromptBuilder, Timeline
 from cope_cli.data.samples import read_visuals
-from cope_cli.errors import CopeError, PathNotFoundError, UsageError
+from cope_cli.errors import CopeError, PathNotFoundError, UsageError, VideoError
 from cope_cli.model.batch import VideoLMBatch
 from cope_cli.model.checkpoint import LoadedVideoLM
 from cope_cli.model.token_plan import TokenPlan
+from cope_cli.stages.direct import extract_direct, extract_direct_batch, known_sources
 from cope_cli.stages.encode import encode_batch, encode_video
-from cope_cli.stages.extract import extract_batch, extract_video
+from cope_cli.stages.extract import ExtractRecord, extract_batch, extract_video
 from cope_cli.stages.frames import FramesRequest
 
 DeltaMode = Literal["on", "zero", "off"]
 DELTA_MODES: tuple[DeltaMode, ...] = ("on", "zero", "off")
+Way = Literal["auto", "direct", "reencode"]
+WAYS: tuple[Way, ...] = ("auto", "direct", "reencode")
 #: Called with (stage, seconds done, seconds in all) while a stage runs.
 OnStage = Callable[[str, float, float], None]
 
@@ -43,6 +46,8 @@ class AskConfig:
         delta: "on"; "zero" replaces the Delta-tokens by zeros (H.3); "off" leaves the P slots out (H.4).
         max_new_tokens: upper bound of the answer.
         temperature: 0 takes the likeliest token each time.
+        way: how videos become primitives: "direct" from their own streams, "reencode", or "auto": directly if the model
+            was trained so or has no Delta-encoder, and re-encoded where a video cannot be read directly.
     """
 
     keyframes_per_gop: int = 4
@@ -51,6 +56,7 @@ class AskConfig:
     delta: DeltaMode = "on"
     max_new_tokens: int = 256
     temperature: float = 0.0
+    way: Way = "auto"
 
     def __post_init__(self) -> None:
         if self.keyframes_per_gop < 1:
@@ -59,6 +65,8 @@ class AskConfig:
             raise UsageError(f"--max-gops {self.max_gops}: expected at least 1")
         if self.delta not in DELTA_MODES:
             raise UsageError(f"--delta {self.delta}: expected one of {', '.join(DELTA_MODES)}")
+        if self.way not in WAYS:
+            raise UsageError(f"way {self.way!r}: expected one of {', '.join(WAYS)}")
         if self.max_new_tokens < 1:
             raise UsageError(f"--max-new-tokens {self.max_new_tokens}: expected at least 1")
         if self.temperature < 0:
@@ -81,6 +89,17 @@ def stage_settings(loaded: LoadedVideoLM, config: AskConfig) -> tuple[EncodeConf
     return EncodeConfig(), extract, frames
 
 
+def is_direct_tried(loaded: LoadedVideoLM, config: AskConfig) -> bool:
+    """Whether videos are read directly if they can be.
+
+    The default is careful: motion and residual of a stream at its own rate, size and quality differ from those of a
+    re-encoded video, and a Delta-encoder that has seen only the latter is not shown the former unasked.
+    """
+    if config.way != "auto":
+        return config.way == "direct"
+    return loaded.model.delta_encoder is None or DIRECT in loaded.primitives
+
+
 def notes(loaded: LoadedVideoLM, config: AskConfig) -> list[str]:
     """Return what whoever reads the answers should know about model and settings."""
     found = list(loaded.notes)
@@ -92,6 +111,15 @@ def notes(loaded: LoadedVideoLM, config: AskConfig) -> list[str]:
             f"fusion window {config.fusion_frames}: the Delta-encoder was trained with {loaded.fusion_frames}, "
             "on shorter or longer motion than it is shown now"
         )
+    if loaded.model.delta_encoder is not None and config.delta == "on":
+        trained = " and ".join(loaded.primitives)
+        if config.way == "direct" and DIRECT not in loaded.primitives:
+            found.append(f"videos are read directly: the Delta-encoder was trained on {trained} primitives")
+        elif config.way == "auto" and DIRECT not in loaded.primitives:
+            found.append(
+                f"videos are re-encoded: the Delta-encoder was trained on {trained} primitives "
+                "(--direct reads them as they are)"
+            )
     return found
 
 
@@ -119,29 +147,53 @@ def run_stages(
         VideoError, StorageError: a stage failed.
         CheckpointError: Delta-tokens are wanted of a model without a Delta-encoder.
     """
-    encode, extract, frames = stage_settings(loaded, config)
     if not video.is_file():
         raise PathNotFoundError(f"{video}: no such file")
-    known = {entry.source_path: entry for entry in cache.usable_encoded()[0]}
-    encoded = encode_video(
-        video,
-        cache,
-        encode,
-        known=known,
-        workers=workers,
-        on_progress=lambda done, total: on_stage("encode", done, total),
-    )
-    extracted = extract_video(
-        encoded.name,
-        cache,
-        extract,
-        frames=frames,
-        workers=workers,
-        on_progress=lambda done, total: on_stage("extract", done, total),
-    )
-    entry = cache.primitives_entry(extracted.name)
+    encode, extract, frames = stage_settings(loaded, config)
+    record, is_encoded_new = None, False
+    if is_direct_tried(loaded, config):
+        record = _read_directly(video, cache, DirectConfig(extract=extract), frames, config, on_stage)
+    if record is None:
+        known = {entry.source_path: entry for entry in cache.usable_encoded()[0]}
+        encoded = encode_video(
+            video,
+            cache,
+            encode,
+            known=known,
+            workers=workers,
+            on_progress=lambda done, total: on_stage("encode", done, total),
+        )
+        is_encoded_new = encoded.is_new
+        record = extract_video(
+            encoded.name,
+            cache,
+            extract,
+            frames=frames,
+            workers=workers,
+            on_progress=lambda done, total: on_stage("extract", done, total),
+        )
+    entry = cache.primitives_entry(record.name)
     assert entry is not None
-    return entry, encoded.is_new or extracted.is_new or extracted.num_frames_added > 0
+    return entry, is_encoded_new or record.is_new or record.num_frames_added > 0
+
+
+def _read_directly(
+    video: Path, cache: Cache, direct: DirectConfig, frames: FramesRequest, config: AskConfig, on_stage: OnStage
+) -> ExtractRecord | None:
+    """Extract a video directly; None if it cannot be and need not be."""
+    try:
+        return extract_direct(
+            video,
+            cache,
+            direct,
+            frames=frames,
+            known=known_sources(cache),
+            on_progress=lambda done, total: on_stage("extract", done, total),
+        )
+    except VideoError:
+        if config.way == DIRECT:
+            raise
+        return None
 
 
 def run_stages_of_many(
@@ -171,6 +223,20 @@ def run_stages_of_many(
         video: PathNotFoundError(f"{video}: no such file") for video in videos if not video.is_file()
     }
     resolved = {str(video.resolve()): video for video in videos if video not in errors}
+    entries: dict[Path, PrimitivesEntry] = {}
+    if resolved and is_direct_tried(loaded, config):
+        direct = extract_direct_batch(
+            [Path(path) for path in resolved], cache.root, DirectConfig(extract=extract), frames=frames, workers=workers
+        )
+        for number, made in enumerate(direct.run()):
+            on_stage("extract", number + 1, len(resolved))
+            entry = None if made.result is None else cache.primitives_entry(made.result.name)
+            if entry is not None:
+                entries[resolved.pop(made.item)] = entry
+            elif made.error is not None and config.way == DIRECT:
+                errors[resolved.pop(made.item)] = made.error
+    if not resolved:
+        return entries, errors
     encoded: dict[str, Path] = {}
     batch = encode_batch([Path(path) for path in resolved], cache.root, encode, workers=workers)
     for number, outcome in enumerate(batch.run()):
@@ -179,7 +245,6 @@ def run_stages_of_many(
             errors[resolved[outcome.item]] = outcome.error
         elif outcome.result is not None:
             encoded[outcome.result.name] = resolved[outcome.item]
-    entries: dict[Path, PrimitivesEntry] = {}
     if encoded:
         for number, made in enumerate(
             extract_batch(list(encoded), cache.root, extract, frames=frames, workers=workers).run()

@@ -73,11 +73,12 @@ def measure_warp(
     records = []
     for index, entry in enumerate(chosen):
         on_progress(index, len(chosen))
-        records.append(_measure(Primitives(entry)))
+        records.append(warp_errors(Primitives(entry)))
     return records
 
 
-def _measure(primitives: Primitives) -> WarpRecord:
+def warp_errors(primitives: Primitives) -> WarpRecord:
+    """Compare the three predictions on every P-frame slot of one entry."""
     errors: list[tuple[float, float, float]] = []
     previous: NDArray[np.uint8] | None = None
     for slot, frame in enumerate(primitives.grid_frames()):

@@ -47,7 +47,8 @@ def _primitives(cache: Cache, name: str) -> Listing:
         entry = cache.primitives_entry(name)
         assert entry is not None
         info, config = entry.manifest.info, entry.manifest.config
-        summary = f"{info['num_slots']} slots, s {config['fusion_frames']}, grid {config['grid_px']}"
+        way = f", direct from {info['codec']}" if entry.is_direct else ""
+        summary = f"{info['num_slots']} slots, s {config['fusion_frames']}, grid {config['grid_px']}{way}"
     except CopeError as error:
         summary = error.message
     sizes = ", ".join(

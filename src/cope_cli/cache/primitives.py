@@ -45,11 +45,21 @@ class PrimitivesWriter:
         folder: where to create the group; the caller commits it.
         slots: all slots of the video.
         config: grid and fusion window.
-        size: picture size of the encoded stream.
-        fps: its frame rate.
+        size: picture size of the stream.
+        fps: its frame rate; where windows are counted in frames of another rate, that rate.
+        seconds: each slot's time, if it is not its frame over `fps`: the video was read directly.
     """
 
-    def __init__(self, folder: Path, slots: Sequence[Slot], config: ExtractConfig, size: FrameSize, fps: int) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        slots: Sequence[Slot],
+        config: ExtractConfig,
+        size: FrameSize,
+        fps: int,
+        *,
+        seconds: Sequence[float] | None = None,
+    ) -> None:
         num_iframes = sum(slot.is_iframe for slot in slots)
         num_pframes = len(slots) - num_iframes
         per_gop = max((sum(slot.gop == 0 for slot in slots) - 1, 1))
@@ -63,7 +73,8 @@ class PrimitivesWriter:
         }
         write_group(folder, attributes)
         write_table(folder, "slot_frame", np.array([slot.frame for slot in slots], "<i4"))
-        write_table(folder, "slot_seconds", np.array([slot.frame / fps for slot in slots], "<f8"))
+        times = [slot.frame / fps for slot in slots] if seconds is None else seconds
+        write_table(folder, "slot_seconds", np.array(times, "<f8"))
         write_table(folder, "slot_is_iframe", np.array([slot.is_iframe for slot in slots], "|b1"))
         write_table(folder, "slot_gop", np.array([slot.gop for slot in slots], "<i4"))
         self._arrays = {
@@ -71,7 +82,7 @@ class PrimitivesWriter:
             "residual": ShardWriter(folder, "residual", num_pframes, (grid, grid, 3), "<i2", per_gop),
             "grid_iframe": ShardWriter(folder, "grid_iframe", num_iframes, (grid, grid, 3), "|u1", 1),
         }
-        if config.has_codec_residual:
+        if config.has_codec_residual and seconds is None:
             shape = (grid, grid, 3)
             self._arrays["codec_residual"] = ShardWriter(folder, "codec_residual", num_pframes, shape, "<i2", per_gop)
 
@@ -134,12 +145,23 @@ class Primitives:
     @cached_property
     def config(self) -> ExtractConfig:
         """How it was extracted."""
-        return ExtractConfig(**self.entry.manifest.config)
+        return ExtractConfig.from_dict(self.entry.manifest.config)
 
     @property
     def fusion_frames(self) -> int:
         """The fusion window s, in frames."""
         return self.config.fusion_frames
+
+    @property
+    def has_codec_residual(self) -> bool:
+        """Whether the codec's own residual is there: with windows of one frame of an encoded video."""
+        return self.config.has_codec_residual and not self.entry.is_direct
+
+    @property
+    def video_seconds(self) -> float:
+        """Length of the video."""
+        info = self.entry.manifest.info
+        return float(info["seconds"]) if self.entry.is_direct else int(info["num_frames"]) / self.fps
 
     @cached_property
     def slots(self) -> SlotTable:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from cope_cli.cache.features import check_features
 from cope_cli.cache.frames import check_parts
-from cope_cli.cache.store import Cache, EncodedEntry
+from cope_cli.cache.store import Cache, EncodedEntry, PrimitivesEntry
 from cope_cli.cache.temporary import dead_workspaces
 from cope_cli.errors import CopeError, EntryNotFoundError, StorageError
+
+_SUPERSEDED = "superseded: its source has changed"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +54,7 @@ def find_removable(cache: Cache) -> list[Removable]:
 
     Sizes and metadata are looked at, not every byte: that is what `verify` is for.
 
-    A video is superseded when a later entry was encoded from the same path with the same settings, after the file had
+    A video is superseded when a later entry was made from the same path with the same settings, after the file had
     changed; its primitives go with it.
     """
     found = [
@@ -65,14 +67,18 @@ def find_removable(cache: Cache) -> list[Removable]:
     ]
     superseded = _superseded(encoded)
     found += [
-        Removable(reason="superseded: its source has changed", name=name, paths=_encoded_paths(cache, name))
-        for name in sorted(superseded)
+        Removable(reason=_SUPERSEDED, name=name, paths=_encoded_paths(cache, name)) for name in sorted(superseded)
     ]
     manifests = {path.stem for path in cache.encoded_folder.glob("*.json")}
     found += [
         Removable(reason="a video without a manifest", name=path.stem, paths=(path,))
         for path in sorted(cache.encoded_folder.glob("*.mp4"))
         if path.stem not in manifests
+    ]
+    direct = cache.usable_direct()
+    found += [
+        Removable(reason=_SUPERSEDED, name=name, paths=(cache.primitives_folder / f"{name}.zarr",))
+        for name in sorted(_superseded(direct))
     ]
     live = {entry.content_sha256 for entry in encoded if entry.name not in superseded}
     found += [
@@ -94,7 +100,7 @@ def _primitives(cache: Cache, name: str, superseded: set[str], live: set[str]) -
     except CopeError as error:
         return Removable(reason=error.message, name=name, paths=(path,))
     if entry.encoded_name in superseded and entry.manifest.source["sha256"] not in live:
-        return Removable(reason="superseded: its source has changed", name=name, paths=(path,))
+        return Removable(reason=_SUPERSEDED, name=name, paths=(path,))
     return None
 
 
@@ -119,9 +125,9 @@ def _encoded_paths(cache: Cache, name: str) -> tuple[Path, ...]:
     return (cache.encoded_folder / f"{name}.json", cache.encoded_folder / f"{name}.mp4")
 
 
-def _superseded(entries: list[EncodedEntry]) -> set[str]:
+def _superseded(entries: Sequence[EncodedEntry | PrimitivesEntry]) -> set[str]:
     """Return the names of entries whose source path and settings are those of an entry of a later file."""
-    newest: dict[tuple[str, str], EncodedEntry] = {}
+    newest: dict[tuple[str, str], EncodedEntry | PrimitivesEntry] = {}
     old = set()
     for entry in sorted(entries, key=lambda entry: int(entry.manifest.source["mtime_ns"])):
         key = (str(entry.source_path), repr(sorted(entry.manifest.config.items())))

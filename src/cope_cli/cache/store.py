@@ -18,7 +18,7 @@ from pathlib import Path, PurePath
 
 from cope_cli.cache.manifest import KEY_DIGITS, Manifest
 from cope_cli.cache.temporary import remove_dead_workspaces, workspace
-from cope_cli.config import ENCODED_SCHEMA, PRIMITIVES_SCHEMA
+from cope_cli.config import DIRECT, ENCODED_SCHEMA, PRIMITIVES_SCHEMA
 from cope_cli.errors import CacheCorruptError, CopeError, EntryNotFoundError
 from cope_cli.files import sha256_file
 
@@ -70,14 +70,40 @@ class PrimitivesEntry:
     manifest: Manifest
 
     @property
+    def is_direct(self) -> bool:
+        """Whether they were made from the source file itself, without re-encoding."""
+        return self.manifest.config.get("source") == DIRECT
+
+    @property
+    def way(self) -> str:
+        """How they were made: "direct" or "re-encoded"."""
+        return DIRECT if self.is_direct else "re-encoded"
+
+    @property
     def encoded_name(self) -> str:
-        """Name of the encoded entry they were extracted from."""
+        """Name of the encoded entry they were extracted from; of a direct one, a name that is the video's alone."""
         return str(self.manifest.source["entry"])
 
     @property
     def source_path(self) -> Path:
-        """Where the source video was when it was encoded."""
+        """Where the source video was when it was encoded, or read directly."""
         return Path(self.manifest.source["path"])
+
+    def check_source(self) -> Path:
+        """Return the path of the file that direct primitives were made from, once it is known to be the same still.
+
+        Raises:
+            EntryNotFoundError: it is gone, or has changed.
+        """
+        path, source = self.source_path, self.manifest.source
+        again = "Bring it back, or run `cope extract --direct` on what there is now."
+        if not path.is_file():
+            raise EntryNotFoundError(f"{self.name}: its source {path} is gone, and it was read directly", again)
+        stat = path.stat()
+        is_untouched = (stat.st_size, stat.st_mtime_ns) == (source["size_bytes"], source["mtime_ns"])
+        if not is_untouched and (stat.st_size != source["size_bytes"] or sha256_file(path) != source["sha256"]):
+            raise EntryNotFoundError(f"{self.name}: its source {path} has changed since it was read directly", again)
+        return path
 
     def check(self, *, hashes: bool = False) -> None:
         """Raise CacheCorruptError if a file is missing or changed."""
@@ -163,6 +189,15 @@ class Cache:
             else:
                 entries += [entry] if entry is not None else []
         return entries, errors
+
+    def usable_direct(self) -> list[PrimitivesEntry]:
+        """All primitives that were made without re-encoding and can be used."""
+        entries = []
+        for name in self.primitives_names():
+            with contextlib.suppress(CopeError):
+                entry = self.primitives_entry(name)
+                entries += [entry] if entry is not None and entry.is_direct else []
+        return entries
 
     def find_encoded(self, wanted: str) -> list[EncodedEntry]:
         """Return the encoded entries of a video named by entry name, source path, the path's end, or equal content.

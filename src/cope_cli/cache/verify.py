@@ -10,10 +10,13 @@ import numpy as np
 from cope_cli.cache.features import check_features
 from cope_cli.cache.frames import check_parts
 from cope_cli.cache.primitives import Primitives
-from cope_cli.cache.store import Cache, EncodedEntry, PrimitivesEntry
-from cope_cli.codec.gop import slots_of
+from cope_cli.cache.store import Cache, PrimitivesEntry
+from cope_cli.codec.direct import read_stream
+from cope_cli.codec.direct_slots import extract_direct_slots, slots_of_stream
+from cope_cli.codec.gop import Slot, slots_of
 from cope_cli.codec.primitives import SlotPrimitives, extract_slots
 from cope_cli.codec.stream import read_gop_spans
+from cope_cli.config import DirectConfig, ExtractConfig
 from cope_cli.errors import CacheCorruptError, CopeError, EntryNotFoundError
 
 OnProgress = Callable[[float, float], None]
@@ -28,9 +31,9 @@ class VerifyRecord:
         name: the entry's name.
         kind: "encoded" or "primitives".
         num_slots: slots whose grid frame was rebuilt; 0 for an encoded video.
-        num_pixels: grid points compared with a fresh decode of the encoded video.
+        num_pixels: grid points compared with a fresh decode of the encoded video, or of a direct entry's source.
         num_parts: parts of RGB frames and vision tokens whose hashes were checked.
-        is_compared: False if the encoded video is gone, so that there was nothing to compare with.
+        is_compared: False if that video is gone (or a source changed), so that there was nothing to compare with.
     """
 
     name: str
@@ -75,12 +78,12 @@ def verify_primitives(name: str, cache: Cache, *, on_progress: OnProgress = lamb
     num_parts = check_parts(entry, hashes=True) + check_features(entry, hashes=True)
     primitives = Primitives(entry)
     _check_tables(primitives)
-    encoded = _encoded_of(entry, cache)
-    if encoded is None:
+    origin = _direct_of(entry) if entry.is_direct else _encoded_of(entry, cache)
+    if origin is None:
         num_slots = sum(1 for _ in primitives.grid_frames())
         return VerifyRecord(name=name, kind="primitives", num_slots=num_slots, num_parts=num_parts, is_compared=False)
-    _check_slots(primitives, encoded)
-    fresh = _fresh_slots(primitives, encoded, on_progress)
+    _check_slots(primitives, origin)
+    fresh = origin.fresh_slots(primitives, on_progress)
     for slot, (decoded, rebuilt) in enumerate(zip(fresh, primitives.grid_frames(), strict=True)):
         if not np.array_equal(decoded.grid_frame, rebuilt):
             wrong = int((decoded.grid_frame != rebuilt).any(axis=-1).sum())
@@ -102,27 +105,67 @@ def verify_primitives(name: str, cache: Cache, *, on_progress: OnProgress = lamb
     )
 
 
-def _fresh_slots(primitives: Primitives, encoded: EncodedEntry, on_progress: OnProgress) -> Iterator[SlotPrimitives]:
-    """Make every slot again from the encoded video."""
-    config = primitives.config
-    return extract_slots(
-        encoded.video,
-        slots_of(read_gop_spans(encoded.video), config.fusion_frames, keep_tail=config.keep_tail),
-        config.grid_px,
-        with_codec_residual=config.has_codec_residual,
-        on_frame=lambda index: on_progress(index, encoded.manifest.info["num_frames"]),
-    )
+@dataclass(frozen=True, kw_only=True)
+class _Origin:
+    """What primitives were made from, and can be made from again.
+
+    Attributes:
+        name: for messages.
+        slots: the slots that it has.
+        seconds: their times.
+        num_frames: frames in all.
+        make: from the grid side and what to call with each frame's index to the slots' primitives.
+    """
+
+    name: str
+    slots: list[Slot]
+    seconds: list[float]
+    num_frames: int
+    make: Callable[[int, Callable[[int], None]], Iterator[SlotPrimitives]]
+
+    def fresh_slots(self, primitives: Primitives, on_progress: OnProgress) -> Iterator[SlotPrimitives]:
+        """Make every slot again."""
+        return self.make(primitives.grid_px, lambda index: on_progress(index, self.num_frames))
 
 
-def _encoded_of(entry: PrimitivesEntry, cache: Cache) -> EncodedEntry | None:
+def _encoded_of(entry: PrimitivesEntry, cache: Cache) -> _Origin | None:
     """Return the encoded video if it is there and sound; a damaged one is its own entry's failure."""
     try:
         encoded = cache.encoded_entry(entry.encoded_name)
-        if encoded is not None:
-            encoded.check(hashes=True)
+        if encoded is None:
+            return None
+        encoded.check(hashes=True)
     except CopeError:
         return None
-    return encoded
+    config, video = ExtractConfig.from_dict(entry.manifest.config), encoded.video
+    slots = slots_of(read_gop_spans(video), config.fusion_frames, keep_tail=config.keep_tail)
+    return _Origin(
+        name="the encoded video",
+        slots=slots,
+        seconds=[slot.frame / encoded.manifest.config["fps"] for slot in slots],
+        num_frames=encoded.manifest.info["num_frames"],
+        make=lambda grid_px, on_frame: extract_slots(
+            video, slots, grid_px, with_codec_residual=config.has_codec_residual, on_frame=on_frame
+        ),
+    )
+
+
+def _direct_of(entry: PrimitivesEntry) -> _Origin | None:
+    """Return the source file if it is there and unchanged."""
+    try:
+        path = entry.check_source()
+    except EntryNotFoundError:
+        return None
+    config = DirectConfig.from_dict(entry.manifest.config)
+    stream = read_stream(path, config.stream)
+    slots = slots_of_stream(stream, config)
+    return _Origin(
+        name="the source",
+        slots=slots,
+        seconds=[stream.seconds[slot.frame] for slot in slots],
+        num_frames=len(stream.frames),
+        make=lambda grid_px, on_frame: extract_direct_slots(stream, slots, grid_px, on_frame=on_frame),
+    )
 
 
 def _check_tables(primitives: Primitives) -> None:
@@ -139,7 +182,7 @@ def _check_tables(primitives: Primitives) -> None:
         "residual": ((num_slots - num_iframes, grid, grid, 3), "int16"),
         "grid_iframe": ((num_iframes, grid, grid, 3), "uint8"),
     }
-    if primitives.config.has_codec_residual:
+    if primitives.has_codec_residual:
         expected["codec_residual"] = expected["residual"]
     for name, wanted in expected.items():
         found = primitives.array_kind(name)
@@ -147,18 +190,16 @@ def _check_tables(primitives: Primitives) -> None:
             raise CacheCorruptError(f"{primitives.name}: array {name} is {found}, expected {wanted}", _AGAIN)
 
 
-def _check_slots(primitives: Primitives, encoded: EncodedEntry) -> None:
-    """Compare the slot table with the encoded video's picture types."""
-    config = primitives.config
-    expected = slots_of(read_gop_spans(encoded.video), config.fusion_frames, keep_tail=config.keep_tail)
+def _check_slots(primitives: Primitives, origin: _Origin) -> None:
+    """Compare the slot table with the slots that the video has."""
     table = primitives.slots
     rows = zip(table.frame.tolist(), table.gop.tolist(), table.is_iframe.tolist(), strict=True)
-    for index, (slot, found) in enumerate(zip(expected, rows, strict=False)):
+    for index, (slot, found) in enumerate(zip(origin.slots, rows, strict=False)):
         wanted = (slot.frame, slot.gop, slot.is_iframe)
-        if found != wanted or table.seconds[index] != slot.frame / primitives.fps:
+        if found != wanted or table.seconds[index] != origin.seconds[index]:
             raise CacheCorruptError(
-                f"{primitives.name}: slot {index} is {found} (frame, GOP, I-frame), the encoded video says {wanted}",
+                f"{primitives.name}: slot {index} is {found} (frame, GOP, I-frame), {origin.name} says {wanted}",
                 _AGAIN,
             )
-    if len(table) != len(expected):
-        raise CacheCorruptError(f"{primitives.name}: {len(table)} slots, the encoded video has {len(expected)}", _AGAIN)
+    if len(table) != len(origin.slots):
+        raise CacheCorruptError(f"{primitives.name}: {len(table)} slots, {origin.name} has {len(origin.slots)}", _AGAIN)

@@ -25,6 +25,10 @@ DeltaEncoderOption = Annotated[
     str | None, typer.Option(help="Pretrain run or folder with a Delta-encoder for a model that has none.")
 ]
 DeltaOption = Annotated[str, typer.Option(help="Delta-tokens: on, zero (H.3), or off: P slots left out (H.4).")]
+DirectOption = Annotated[
+    bool | None,
+    typer.Option("--direct/--reencode", help="How videos are read; if neither, directly where the model allows it."),
+]
 DeviceOption = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...; auto takes a GPU if there is one.")]
 DtypeOption = Annotated[
     str, typer.Option(help="Type of the weights: auto (the checkpoint's), float32, bfloat16, float16.")
@@ -55,6 +59,7 @@ def ask(
     fusion: Annotated[int, typer.Option(help="Fusion window s; 0 takes the model's.")] = 0,
     max_gops: Annotated[int, typer.Option(help="Show longer videos by this many evenly spaced GOPs.")] = 64,
     delta: DeltaOption = "on",
+    direct: DirectOption = None,
     max_new_tokens: Annotated[int, typer.Option(help="Longest answer, in tokens.")] = 256,
     temperature: Annotated[float, typer.Option(help="0 takes the likeliest token each time.")] = 0.0,
     device: DeviceOption = "auto",
@@ -77,6 +82,7 @@ def ask(
         delta=delta,  # type: ignore[arg-type]  # checked there
         max_new_tokens=max_new_tokens,
         temperature=temperature,
+        way="auto" if direct is None else "direct" if direct else "reencode",
     )
     folder = find_model(model, runs)
     _note(f"model: {folder}")
@@ -172,6 +178,10 @@ def _answer_file(
             highlight=False,
             soft_wrap=True,
         )
+        num_answers = record.num_answered + record.num_known
+        show.out.print(
+            f"  videos read directly for {record.num_direct}, re-encoded for {num_answers - record.num_direct}"
+        )
         if record.num_expected:
             share = 100 * record.num_equal / record.num_expected
             equal = f"{record.num_equal} of {record.num_expected} ({share:.1f} %)"
@@ -188,6 +198,6 @@ def summary(answer: Answer) -> str:
     return (
         f"{answer.num_visual_tokens} visual tokens ({gops} with {answer.num_rgb_slots} RGB and "
         f"{answer.num_p_slots} P slots) + {answer.num_text_tokens} text tokens{reused} -> {answer.num_new_tokens} new; "
-        f"first token after {answer.ttft_seconds:.2f} s, stages {answer.stages_seconds:.2f} s, "
+        f"{answer.way} video; first token after {answer.ttft_seconds:.2f} s, stages {answer.stages_seconds:.2f} s, "
         f"{answer.total_seconds:.2f} s in all"
     )

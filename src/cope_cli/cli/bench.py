@@ -21,13 +21,18 @@ LoaderFlag = Annotated[bool, typer.Option("--loader", help="Training samples rea
 ResidualFlag = Annotated[bool, typer.Option("--residual", help="How exact the codec's own prediction is.")]
 LowresFlag = Annotated[bool, typer.Option("--lowres", help="Speed and drift of decoding at reduced size.")]
 WarpFlag = Annotated[bool, typer.Option("--warp", help="How well motion alone predicts the next slot.")]
+DirectFlag = Annotated[
+    bool, typer.Option("--direct", help="CPU and warp error without re-encoding, beside encode + extract.")
+]
 RetrievalOption = Annotated[
     str | None, typer.Option(metavar="RUN", help="Next-frame retrieval (H.6) with a pretrain run; of VIDEOS if named.")
 ]
 ModelOption = Annotated[str | None, typer.Option(help="Vision tower's model, if not the run's (--retrieval).")]
 ShortSideOption = Annotated[
     int | None,
-    typer.Option(help="Size to encode at, 0 is the source's; default 0, 384 for --parallel, --memory and --ttft."),
+    typer.Option(
+        help="Size to encode at, 0 is the source's; default 0, 384 for --parallel, --memory, --ttft and --direct."
+    ),
 ]
 RoundsOption = Annotated[int, typer.Option(min=1, help="Runs of each variant; medians are shown.")]
 HoursOption = Annotated[float, typer.Option(help="Length that the video is repeated to (--memory).")]
@@ -57,6 +62,7 @@ def bench(
     residual: ResidualFlag = False,
     lowres: LowresFlag = False,
     warp: WarpFlag = False,
+    direct: DirectFlag = False,
     retrieval: RetrievalOption = None,
     model: ModelOption = None,
     fusion: Annotated[int, typer.Option(help="Fusion window s.")] = 30,
@@ -83,6 +89,7 @@ def bench(
         "residual": residual,
         "lowres": lowres,
         "warp": warp,
+        "direct": direct,
         "retrieval": retrieval is not None,
     }
     name = _chosen(flags)
@@ -99,7 +106,7 @@ def bench(
     elif name == "warp":
         bench_data.warp(videos or [], cache, json)
     else:
-        default_side = 384 if name in ("parallel", "memory", "ttft") else 0
+        default_side = 384 if name in ("parallel", "memory", "ttft", "direct") else 0
         side = default_side if short_side is None else short_side
         paths = [] if name == "ttft" and not videos else bench_data.find_files(videos or [], f"--{name}")
         run = bench_data.FileRun(paths, fusion, grid, side, rounds, json)

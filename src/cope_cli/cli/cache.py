@@ -40,7 +40,7 @@ def verify(
 
     outcomes = show.run_batch("verify", verify_batch(names or [], cache, workers=workers))
     rows = [
-        (r.name, r.kind, str(r.num_slots), str(r.num_pixels), "sound" if r.is_compared else "sound, encoded video gone")
+        (r.name, r.kind, str(r.num_slots), str(r.num_pixels), "sound" if r.is_compared else "sound, its video gone")
         for outcome in outcomes
         if (r := outcome.result) is not None
     ]

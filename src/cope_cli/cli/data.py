@@ -9,7 +9,8 @@ import typer
 
 from cope_cli.cli import show
 from cope_cli.cli.options import DEFAULT_CACHE, CacheOption, ForceOption, JsonOption, WorkersOption
-from cope_cli.config import EncodeConfig, ExtractConfig
+from cope_cli.config import DirectConfig, EncodeConfig, ExtractConfig
+from cope_cli.errors import UsageError
 
 
 def encode(
@@ -46,9 +47,17 @@ def encode(
 
 def extract(
     videos: Annotated[
-        list[str] | None, typer.Argument(help="Encoded videos by name or source path; all of the cache if none.")
+        list[str] | None,
+        typer.Argument(
+            help="Encoded videos by name or source path; all of the cache if none. With --direct: files and folders."
+        ),
     ] = None,
-    fusion: Annotated[int, typer.Option(help="Fusion window s: P-frames fused into one slot.")] = 30,
+    direct: Annotated[
+        bool, typer.Option("--direct", help="Read vectors from the files' own streams: no `cope encode` before.")
+    ] = False,
+    fusion: Annotated[
+        int, typer.Option(help="Fusion window s: P-frames fused into one slot; with --direct in 1/30 s.")
+    ] = 30,
     grid: Annotated[int, typer.Option(help="Side of the grid that motion and residual are stored on.")] = 224,
     keep_tail: Annotated[
         bool, typer.Option("--keep-tail", help="Make the last frame a slot too, of a shorter window.")
@@ -57,22 +66,31 @@ def extract(
         str, typer.Option(help="RGB slots to store: those of K keyframes per GOP, all, or none.")
     ] = "4",
     frame_size: Annotated[int, typer.Option(help="Their side in pixels: the vision encoder's input size.")] = 384,
+    stream: Annotated[int, typer.Option(help="With --direct: which video stream of the file, from 0.")] = 0,
     workers: WorkersOption = 0,
     cache: CacheOption = DEFAULT_CACHE,
     force: ForceOption = False,
     json: JsonOption = False,
 ) -> None:
-    """Stage 2: fuse motion vectors and residuals of encoded videos, slot by slot."""
+    """Stage 2: fuse motion vectors and residuals of encoded videos, slot by slot; or of any file, with --direct."""
     config = ExtractConfig(fusion_frames=fusion, grid_px=grid, keep_tail=keep_tail)
+    if direct and not videos:
+        raise UsageError("--direct: name the videos, or folders that are searched for them")
+    from cope_cli.stages.direct import extract_direct_batch
     from cope_cli.stages.extract import extract_batch
     from cope_cli.stages.frames import FramesRequest
 
     frames = FramesRequest.parse(store_frames, frame_size)
-    batch = extract_batch(videos or [], cache, config, frames=frames, workers=workers, force=force)
+    if direct:
+        paths, way = [Path(video) for video in videos or []], DirectConfig(extract=config, stream=stream)
+        batch = extract_direct_batch(paths, cache, way, frames=frames, workers=workers, force=force)
+    else:
+        batch = extract_batch(videos or [], cache, config, frames=frames, workers=workers, force=force)
     outcomes = show.run_batch("extract", batch)
     rows = [
         (
             r.name,
+            r.way,
             str(r.num_slots),
             str(r.num_iframe_slots),
             show.as_bytes(r.size_bytes),
@@ -82,7 +100,7 @@ def extract(
         for outcome in outcomes
         if (r := outcome.result) is not None
     ]
-    columns = ["entry", "slots", "I-frame slots", "on disk", "RGB slots added", ""]
+    columns = ["entry", "way", "slots", "I-frame slots", "on disk", "RGB slots added", ""]
     show.finish("Extracted", columns, rows, outcomes, as_json=json)
 
 

@@ -15,7 +15,8 @@ no slot, because the next I-frame shows where they led. Only the end of the vide
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from bisect import bisect_left
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 
@@ -79,6 +80,109 @@ def slots_of(spans: Sequence[GopSpan], fusion_frames: int, *, keep_tail: bool = 
         for before, offset in zip([offsets[0], *offsets], offsets, strict=False):
             slots.append(Slot(frame=span.start_frame + offset, gop=gop, window_frames=offset - before))
     return slots
+
+
+def timed_slots(
+    seconds: Sequence[float],
+    is_keyframe: Sequence[bool],
+    is_reference: Sequence[bool],
+    *,
+    window_seconds: float,
+    gop_seconds: float,
+    keep_tail: bool = False,
+) -> list[Slot]:
+    """Return the slots of a stream with any frame rate and any GOPs, by time.
+
+    ```
+    stream GOPs    | 1 s | 1 s | ...  eight of them |         gop_seconds = 8: the GOPs of the slots are whole GOPs
+    slot GOPs      | 8 s                            |         of the stream, as near to 8 s as they can be, 4 to 12 s
+    stream GOP     | 20 s                                     |
+    slot GOPs      | 8 s            | 12 s                    |    else cut by time: a P-frame becomes a first slot
+    ```
+
+    In a slot GOP slots stand every `window_seconds` from its first frame on, at the frame nearest in time, or at the
+    nearest reference frame if that is within a quarter of the window. Slots are at least half a window apart: where
+    the video has fewer frames than that, so are its slots.
+
+    Args:
+        seconds: each frame's time, strictly ascending.
+        is_keyframe: whether it is a frame at which a GOP of the stream begins.
+        is_reference: whether other frames are predicted from it.
+        window_seconds: from slot to slot.
+        gop_seconds: the length that GOPs of slots should have.
+        keep_tail: also make the last frame a slot.
+    """
+    starts = _timed_starts(seconds, is_keyframe, is_reference, gop_seconds, window_seconds / 4)
+    slots = []
+    for gop, (start, end) in enumerate(zip(starts, [*starts[1:], len(seconds)], strict=True)):
+        limit = seconds[end] - window_seconds / 2 if end < len(seconds) else seconds[-1]
+        frames = [start]
+        while (goal := _next_goal(seconds, frames[-1], start, window_seconds)) <= limit + _TOLERANCE_SECONDS:
+            least = bisect_left(seconds, seconds[frames[-1]] + window_seconds / 2 - _TOLERANCE_SECONDS, frames[-1] + 1)
+            frame = _frame_at(seconds, is_reference, goal, window_seconds / 4, range(least, end))
+            if frame is None or seconds[frame] > limit + _TOLERANCE_SECONDS:
+                break
+            frames.append(frame)
+        if keep_tail and end == len(seconds) and frames[-1] != end - 1:
+            frames.append(end - 1)
+        slots += [Slot(frame=b, gop=gop, window_frames=b - a) for a, b in zip([start, *frames], frames, strict=False)]
+    return slots
+
+
+#: Containers round times to milliseconds.
+_TOLERANCE_SECONDS = 1e-3
+
+
+def _timed_starts(
+    seconds: Sequence[float],
+    is_keyframe: Sequence[bool],
+    is_reference: Sequence[bool],
+    gop_seconds: float,
+    reach: float,
+) -> list[int]:
+    """Return the first frames of the slots' GOPs."""
+    keyframes = [frame for frame, flag in enumerate(is_keyframe) if flag]
+    times = [seconds[frame] for frame in keyframes]
+    starts = [0] if seconds else []
+    while starts:
+        goal = seconds[starts[-1]] + gop_seconds
+        low = bisect_left(times, goal - gop_seconds / 2)
+        high = bisect_left(times, goal + gop_seconds / 2 + _TOLERANCE_SECONDS)
+        found = min(range(low, high), key=lambda n: abs(times[n] - goal), default=None)
+        start = None if found is None else keyframes[found]
+        if start is None and seconds[-1] >= goal - _TOLERANCE_SECONDS:
+            least = bisect_left(seconds, goal - gop_seconds / 2, starts[-1] + 1)
+            start = _frame_at(seconds, is_reference, goal, reach, range(least, len(seconds)))
+        if start is None:
+            break
+        starts.append(start)
+    return starts
+
+
+def _next_goal(seconds: Sequence[float], last: int, start: int, window_seconds: float) -> float:
+    """Return the time of the slot after the one at frame `last`: a whole number of windows after the GOP's start."""
+    passed = (seconds[last] - seconds[start]) / window_seconds
+    return seconds[start] + (int(passed + 0.5 + _TOLERANCE_SECONDS) + 1) * window_seconds
+
+
+def _frame_at(
+    seconds: Sequence[float], is_reference: Sequence[bool], goal: float, reach: float, frames: range
+) -> int | None:
+    """Return the frame nearest to a time, a reference frame if one is within reach; the earlier of two."""
+    if not frames:
+        return None
+
+    def near(within: float) -> Iterator[int]:
+        first = bisect_left(seconds, goal - within, frames.start, frames.stop)
+        last = bisect_left(seconds, goal + within + _TOLERANCE_SECONDS, frames.start, frames.stop)
+        return iter(range(first, last))
+
+    references = [frame for frame in near(reach) if is_reference[frame]]
+    if references:
+        return min(references, key=lambda frame: abs(seconds[frame] - goal))
+    after = bisect_left(seconds, goal, frames.start, frames.stop)
+    around = [frame for frame in (after - 1, after) if frame in frames]
+    return min(around, key=lambda frame: abs(seconds[frame] - goal))
 
 
 def keyframe_slots(num_slots: int, keyframes_per_gop: int) -> tuple[int, ...]:

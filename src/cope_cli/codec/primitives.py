@@ -23,7 +23,7 @@ Int16 = NDArray[np.int16]
 OnFrame = Callable[[int], None]
 
 
-def _ignore(index: int) -> None:
+def ignore_frame(index: int) -> None:
     """Stand in where nobody wants to know about progress."""
 
 
@@ -58,7 +58,7 @@ def extract_slots(
     with_codec_residual: bool = False,
     rgb_frames: Collection[int] = (),
     rgb_size_px: int = 384,
-    on_frame: OnFrame = _ignore,
+    on_frame: OnFrame = ignore_frame,
 ) -> Iterator[SlotPrimitives]:
     """Yield slots of an encoded stream with their fused primitives (paper 3.1).
 
@@ -170,7 +170,7 @@ def read_slot_frames(
     frames: Collection[int],
     convert: Callable[[StreamFrame], UInt8],
     *,
-    on_frame: OnFrame = _ignore,
+    on_frame: OnFrame = ignore_frame,
 ) -> Iterator[UInt8]:
     """Decode what the wanted frames depend on and yield ``convert(frame)`` for each, in stream order.
 

@@ -71,11 +71,7 @@ class StreamFrame:
     @property
     def picture(self) -> Picture:
         """The frame's planes, without the padding at the end of each line."""
-        luma, cb, cr = (
-            np.frombuffer(memoryview(plane), np.uint8).reshape(-1, plane.line_size)[: plane.height, : plane.width]
-            for plane in self.decoded.planes
-        )
-        return Picture(luma=luma, cb=cb, cr=cr)
+        return frame_picture(self.decoded)
 
     @property
     def planes(self) -> Planes:
@@ -91,12 +87,26 @@ class StreamFrame:
     @property
     def vectors(self) -> NDArray[np.void] | None:
         """FFmpeg's motion-vector records, if they were asked for; None where there are none."""
-        # Not `frame.side_data`: the frame would keep it, it keeps the frame, and such cycles hold hundreds of megabytes
-        # of pictures until the garbage collector comes round.
-        side_data = SideDataContainer(self.decoded).get("MOTION_VECTORS")  # type: ignore[call-arg]  # stub: no __init__
-        if side_data is None:
-            return None
-        return np.frombuffer(side_data, MOTION_VECTOR)
+        return frame_vectors(self.decoded)
+
+
+def frame_picture(frame: av.VideoFrame) -> Picture:
+    """Return a view of a 4:2:0 frame's planes, without the padding at the end of each line."""
+    luma, cb, cr = (
+        np.frombuffer(memoryview(plane), np.uint8).reshape(-1, plane.line_size)[: plane.height, : plane.width]
+        for plane in frame.planes
+    )
+    return Picture(luma=luma, cb=cb, cr=cr)
+
+
+def frame_vectors(frame: av.VideoFrame) -> NDArray[np.void] | None:
+    """Return a frame's motion-vector records; None where there are none."""
+    # Not `frame.side_data`: the frame would keep it, it keeps the frame, and such cycles hold hundreds of megabytes
+    # of pictures until the garbage collector comes round.
+    side_data = SideDataContainer(frame).get("MOTION_VECTORS")  # type: ignore[call-arg]  # stub: no __init__
+    if side_data is None:
+        return None
+    return np.frombuffer(side_data, MOTION_VECTOR)
 
 
 def _plane_in_blocks(plane: av.video.plane.VideoPlane, height: int, width: int) -> NDArray[np.uint8]:

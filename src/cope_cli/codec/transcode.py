@@ -14,13 +14,13 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import av
-import numpy as np
 
 from cope_cli.codec.encoder import Encoder
 from cope_cli.codec.fusion import FrameSize
+from cope_cli.codec.orientation import Orientation
 from cope_cli.codec.source import Source, open_source
 from cope_cli.codec.split import SourcePart
 from cope_cli.config import EncodeConfig
@@ -238,10 +238,11 @@ class _Graph:
     """The filters between decoder and encoder: constant rate, scale, upright, limited-range yuv420p."""
 
     def __init__(self, first: av.VideoFrame, video: Source, config: EncodeConfig) -> None:
-        turns, flip = _orientation(first)
+        orientation = Orientation.of(first)
+        turns, flip = orientation.turns, orientation.flip
         self.rotation_degrees = 90 * turns
         stored = FrameSize(width=first.width, height=first.height)
-        upright = FrameSize(width=stored.height, height=stored.width) if turns % 2 else stored
+        upright = orientation.size(stored)
         if min(upright.width, upright.height) < 2:
             raise VideoError(f"{video.path}: pictures of {upright}, expected at least 2x2 pixels")
         self.source_size = upright
@@ -279,20 +280,3 @@ class _Graph:
     def finish(self) -> Iterator[av.VideoFrame]:
         """Yield what is left after the last frame."""
         return self.push(None)
-
-
-def _orientation(frame: av.VideoFrame) -> tuple[int, int]:
-    """Return how to set a frame upright: mirror left-right (0 or 1), then quarter turns counter-clockwise.
-
-    The display matrix maps stored (x, y) to shown (a x + c y, b x + d y), y downwards; angles that are no multiple of
-    90 degrees are rounded to the nearest.
-    """
-    side_data = frame.side_data.get("DISPLAYMATRIX")
-    if side_data is None:
-        return 0, 0
-    a, b, _, c, d = np.frombuffer(cast(Any, side_data), np.int32)[:5].astype(np.int64)
-    flip = int(a * d - b * c < 0)
-    if flip:
-        a, b = -a, -b
-    turns = round(float(np.degrees(np.arctan2(-b, a))) / 90) % 4
-    return turns, flip

@@ -54,7 +54,7 @@ class Timeline:
             slot_gop=tuple(int(gop) for gop in primitives.slots.gop),
             slot_seconds=tuple(float(seconds) for seconds in primitives.slots.seconds),
             window_seconds=primitives.fusion_frames / primitives.fps,
-            video_seconds=int(primitives.entry.manifest.info["num_frames"]) / primitives.fps,
+            video_seconds=primitives.video_seconds,
         )
 
 

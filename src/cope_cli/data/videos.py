@@ -60,6 +60,8 @@ class VideoIndex:
         """
         wanted = video if video_root is None else str((video_root / video).resolve())
         found = _matching(self._by_file_name[PurePath(wanted).name], wanted)
+        if len({entry.way for entry in found}) > 1:  # of both, the one that most models are trained on
+            found = [entry for entry in found if not entry.is_direct]
         if len(found) > 1:
             names = ", ".join(entry.name for entry in found)
             raise EntryNotFoundError(

@@ -29,9 +29,12 @@ from cope_cli.model.delta_encoder import DeltaEncoder
 from cope_cli.model.description import (
     COPE_FILE,
     DELTA_ENCODER_FILE,
+    TRAINED_ON_BY_DEFAULT,
     check_names,
+    described_primitives,
     load_delta_weights,
     read_description,
+    read_primitives,
     write_description,
     write_tensors,
 )
@@ -127,12 +130,14 @@ class Adapter:
         lora: sizes of the adapters.
         has_vision: whether the vision tower was trained too.
         fusion_frames: the fusion window s, in frames, of the training data.
+        primitives: what kinds of primitives that was: "re-encoded", "direct", or both.
     """
 
     base: BasePointer
     lora: LoraSizes
     has_vision: bool
     fusion_frames: int
+    primitives: tuple[str, ...] = TRAINED_ON_BY_DEFAULT
 
 
 def files_sha256(folder: Path) -> str:
@@ -181,6 +186,7 @@ def save_adapter(
             "delta_encoder": model.delta_encoder.config.to_dict(),
             "fusion_frames": adapter.fusion_frames,
             "vision_sha256": sha256_of_tensors(vision),
+            **described_primitives(adapter.primitives),
         }
         write_description(temporary, "adapter", values)
 
@@ -198,6 +204,7 @@ def read_adapter(folder: Path) -> tuple[Adapter, str]:
             lora=LoraSizes(**values["lora"]),
             has_vision=values["has_vision"],
             fusion_frames=values["fusion_frames"],
+            primitives=read_primitives(folder, values),
         )
     return adapter, values["vision_sha256"]
 

@@ -40,9 +40,12 @@ from cope_cli.model.description import (
     ALIGNMENT_FILE,
     COPE_FILE,
     DELTA_ENCODER_FILE,
+    TRAINED_ON_BY_DEFAULT,
+    described_primitives,
     load_delta_weights,
     load_tensors,
     read_description,
+    read_primitives,
     write_description,
     write_tensors,
 )
@@ -65,6 +68,7 @@ class LoadedVideoLM:
         folder: where it was read.
         layout: how the folder is written: "cope", "llava" (the original) or "llava-hf" (transformers').
         notes: what a user should know before trusting its answers.
+        primitives: what its Delta-encoder was trained on: "re-encoded", "direct", or both.
         hash_vision: computes `vision_sha256`.
     """
 
@@ -74,6 +78,7 @@ class LoadedVideoLM:
     folder: Path
     layout: Literal["cope", "llava", "llava-hf"]
     notes: tuple[str, ...] = ()
+    primitives: tuple[str, ...] = TRAINED_ON_BY_DEFAULT
     hash_vision: Callable[[], str] = field(repr=False)
 
     @cached_property
@@ -93,6 +98,7 @@ class LoadedDeltaEncoder:
         vision_sha256: hash of the vision tower whose tokens it was trained to predict.
         folder: where it was read.
         fusion_windows: all fusion windows it was trained with, ascending; it fits data of any of them.
+        primitives: what it was trained on: "re-encoded", "direct", or both.
     """
 
     delta_encoder: DeltaEncoder
@@ -101,6 +107,7 @@ class LoadedDeltaEncoder:
     vision_sha256: str
     folder: Path
     fusion_windows: tuple[int, ...]
+    primitives: tuple[str, ...] = TRAINED_ON_BY_DEFAULT
 
     def window_for(self, fusion_frames: int) -> int:
         """Return the window it was trained with that data of a window asks for: the same one if there is, or s."""
@@ -118,6 +125,7 @@ def save_videolm(
     folder: Path,
     *,
     fusion_frames: int,
+    primitives: Sequence[str] = TRAINED_ON_BY_DEFAULT,
     state_dict: Mapping[str, Tensor] | None = None,
 ) -> None:
     """Write a VideoLM and its tokenizer; a folder already there is replaced.
@@ -127,6 +135,7 @@ def save_videolm(
         tokenizer: its tokenizer, a fast one with ``<|im_end|>``.
         folder: where to.
         fusion_frames: the fusion window s, in frames, of its training data.
+        primitives: what kinds of primitives that was: "re-encoded", "direct", or both.
         state_dict: the weights, under `model.state_dict()`'s names, where they are gathered from several ranks.
 
     Raises:
@@ -147,6 +156,7 @@ def save_videolm(
             "delta_encoder": None if encoder is None else encoder.config.to_dict(),
             "fusion_frames": fusion_frames,
             "vision_sha256": sha256_of_tensors(_below(base, "model.vision_tower.")),
+            **described_primitives(primitives),
         }
         write_description(temporary, "videolm", values)
 
@@ -192,11 +202,13 @@ def load_videolm(
     with naming(folder, "the base model"):
         model = VideoLM(base, None if values is None else _own_delta_encoder(folder, values))
     fusion_frames = None if values is None else values["fusion_frames"]
+    primitives = read_primitives(folder, values or {})
     hash_vision = partial(stored_vision_sha256, checkpoint) if values is None else lambda: values["vision_sha256"]
     if delta_encoder is not None:
         named = load_delta_encoder(delta_encoder)
         check_fits_tower(named, model, hash_vision(), folder)
         model.delta_encoder, fusion_frames = named.delta_encoder, named.fusion_frames
+        primitives = named.primitives
     tokenizer = load_tokenizer(folder, checkpoint.layout if values is None else "cope")
     check_tokenizer(tokenizer, _num_embeddings(model), folder)
     base.generation_config.eos_token_id = tokenizer.convert_tokens_to_ids(TURN_END)
@@ -208,6 +220,7 @@ def load_videolm(
         folder=folder,
         layout=checkpoint.layout if values is None else "cope",
         notes=checkpoint.notes,
+        primitives=primitives,
         hash_vision=hash_vision,
     )
 
@@ -234,6 +247,7 @@ def _load_adapted(
         base,
         model=_placed(base.model, device, dtype, None).eval(),
         fusion_frames=adapter.fusion_frames,
+        primitives=adapter.primitives,
         folder=folder,
         layout="cope",
         hash_vision=lambda: vision_sha256,
@@ -315,6 +329,7 @@ def save_delta_encoder(
     fusion_frames: int,
     vision_sha256: str,
     fusion_windows: Sequence[int] = (),
+    primitives: Sequence[str] = TRAINED_ON_BY_DEFAULT,
     state_dict: Mapping[str, Tensor] | None = None,
 ) -> None:
     """Write a pre-trained Delta-encoder, with its alignment modules if given; a folder already there is replaced.
@@ -326,6 +341,7 @@ def save_delta_encoder(
         fusion_frames: the fusion window s, in frames, of its training data.
         vision_sha256: `vision_tower_sha256` of the model whose vision tokens it predicts.
         fusion_windows: all windows, in frames, if it was trained with several; `fusion_frames` is the largest.
+        primitives: what kinds of primitives it was trained on: "re-encoded", "direct", or both.
         state_dict: the weights of both, below `delta_encoder.` and `alignment.`, where they are gathered from several
             ranks.
     """
@@ -343,6 +359,7 @@ def save_delta_encoder(
             "alignment": described,
             "fusion_frames": fusion_frames,
             "vision_sha256": vision_sha256,
+            **described_primitives(primitives),
         }
         if len(fusion_windows) > 1:
             values["fusion_windows"] = sorted(fusion_windows)
@@ -376,6 +393,7 @@ def load_delta_encoder(folder: Path) -> LoadedDeltaEncoder:
         vision_sha256=values["vision_sha256"],
         folder=folder,
         fusion_windows=tuple(values.get("fusion_windows", [values["fusion_frames"]])),
+        primitives=read_primitives(folder, values),
     )
 
 

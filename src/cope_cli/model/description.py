@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,26 @@ FIELDS = {
     "adapter": _SHARED_FIELDS | {"base", "lora", "has_vision"},
 }
 #: Fields that may be missing.
-OPTIONAL_FIELDS = {"delta_encoder": {"fusion_windows"}}
+OPTIONAL_FIELDS = {
+    "videolm": {"primitives"},
+    "delta_encoder": {"fusion_windows", "primitives"},
+    "adapter": {"primitives"},
+}
+#: What a Delta-encoder was trained on where its folder does not say so: primitives of re-encoded videos.
+TRAINED_ON_BY_DEFAULT = ("re-encoded",)
+
+
+def read_primitives(folder: Path, values: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return what kinds of primitives a Delta-encoder was trained on: "re-encoded", "direct", or both."""
+    found = values.get("primitives", list(TRAINED_ON_BY_DEFAULT))
+    if not isinstance(found, list) or not found or not set(found) <= {"re-encoded", "direct"}:
+        raise CheckpointError(f"{folder / COPE_FILE}: primitives {found!r} found, expected re-encoded, direct", AGAIN)
+    return tuple(sorted(found))
+
+
+def described_primitives(primitives: Sequence[str]) -> dict[str, Any]:
+    """Return the field of cope.json that `read_primitives` reads; nothing for what is so by default."""
+    return {} if tuple(primitives) == TRAINED_ON_BY_DEFAULT else {"primitives": sorted(primitives)}
 
 
 def write_description(folder: Path, kind: str, values: Mapping[str, Any]) -> None:

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from cope_cli.cache.manifest import Manifest, fingerprint, record_files
 from cope_cli.cache.store import Cache, EncodedEntry, entry_name
@@ -17,9 +16,9 @@ from cope_cli.codec.transcode import PartInfo, TranscodeInfo, join_parts, transc
 from cope_cli.codec.versions import library_versions
 from cope_cli.config import ENCODED_SCHEMA, EncodeConfig
 from cope_cli.errors import CopeError, StorageError, VideoError
-from cope_cli.files import sha256_file, sync_file
+from cope_cli.files import sync_file
 from cope_cli.stages.batch import Batch, default_workers, run_parts, wide_items
-from cope_cli.stages.sources import find_videos
+from cope_cli.stages.sources import find_videos, source_record
 
 OnProgress = Callable[[float, float], None]
 #: The least frames of an encoded stream that are worth a process of their own.
@@ -92,7 +91,8 @@ def encode_video(
         StorageError: the cache cannot be written.
     """
     path = source.resolve()
-    content = _source_record(path, None if force else (known or {}).get(path))
+    earlier = None if force else (known or {}).get(path)
+    content = source_record(path, None if earlier is None else earlier.manifest.source)
     key = fingerprint("encode", ENCODED_SCHEMA, content["sha256"], config.to_dict())
     name = entry_name(path.stem, key)
     if not force and (entry := _finished(cache, name)) is not None:
@@ -141,18 +141,6 @@ def _encode_part(
     path: str, report: OnProgress, *, source: Path, config: EncodeConfig, tasks: Mapping[str, SourcePart]
 ) -> PartInfo:
     return transcode_part(source, Path(path), config, tasks[path], on_progress=report)
-
-
-def _source_record(path: Path, entry: EncodedEntry | None) -> dict[str, Any]:
-    """Describe the source file; its hash is taken from an entry made from it if size and time are unchanged."""
-    try:
-        stat = path.stat()
-        record: dict[str, Any] = {"path": str(path), "size_bytes": stat.st_size, "mtime_ns": stat.st_mtime_ns}
-        if entry is not None and all(entry.manifest.source.get(field) == value for field, value in record.items()):
-            return record | {"sha256": entry.manifest.source["sha256"]}
-        return record | {"sha256": sha256_file(path)}
-    except OSError as error:
-        raise VideoError(f"{path}: cannot be read: {error.strerror or error}") from error
 
 
 def _finished(cache: Cache, name: str) -> EncodedEntry | None:

@@ -8,19 +8,17 @@ from functools import partial
 from itertools import chain, groupby, pairwise
 from pathlib import Path
 
-from cope_cli.cache.frames import FramesWriter, parts_folder
-from cope_cli.cache.manifest import Manifest, fingerprint, record_tree
+from cope_cli.cache.manifest import fingerprint
 from cope_cli.cache.parts import read_part, write_part
-from cope_cli.cache.primitives import PrimitivesWriter, compress_slot
-from cope_cli.cache.store import MANIFEST, Cache, EncodedEntry, PrimitivesEntry, entry_name
-from cope_cli.cache.temporary import commit_folder
+from cope_cli.cache.primitives import compress_slot
+from cope_cli.cache.store import Cache, EncodedEntry, PrimitivesEntry, entry_name
 from cope_cli.codec.fusion import FrameSize
 from cope_cli.codec.gop import Slot
 from cope_cli.codec.primitives import extract_slots
-from cope_cli.codec.versions import library_versions
 from cope_cli.config import PRIMITIVES_SCHEMA, ExtractConfig
 from cope_cli.errors import CopeError, EntryNotFoundError
 from cope_cli.stages.batch import Batch, default_workers, run_parts, wide_items
+from cope_cli.stages.entries import EntryPlan, finished_entry, write_entry
 from cope_cli.stages.frames import FramesRequest, ensure_frames, slots_of_entry
 
 OnProgress = Callable[[float, float], None]
@@ -36,12 +34,13 @@ class ExtractRecord:
 
     Attributes:
         name: the entry's name in the cache.
-        encoded: the encoded entry it was made from.
+        encoded: the encoded entry it was made from; "" if it was made from the source itself.
         is_new: False if a finished entry was found.
         num_slots: slots S.
         num_iframe_slots: of them I-frame slots.
         size_bytes: size of motion, residual, grid frames and tables.
         num_frames_added: RGB pictures stored in this call.
+        way: "re-encoded" or "direct".
     """
 
     name: str
@@ -51,6 +50,22 @@ class ExtractRecord:
     num_iframe_slots: int
     size_bytes: int
     num_frames_added: int
+    way: str
+
+    @classmethod
+    def of(cls, entry: PrimitivesEntry, *, is_new: bool, num_frames_added: int) -> ExtractRecord:
+        """Describe an entry."""
+        info = entry.manifest.info
+        return cls(
+            name=entry.name,
+            encoded="" if entry.is_direct else entry.encoded_name,
+            is_new=is_new,
+            num_slots=info["num_slots"],
+            num_iframe_slots=info["num_iframe_slots"],
+            size_bytes=sum(record.size_bytes for record in entry.manifest.files.values()),
+            num_frames_added=num_frames_added,
+            way=entry.way,
+        )
 
 
 def extract_video(
@@ -85,7 +100,7 @@ def extract_video(
     encoded.check(hashes=True)
     key = fingerprint("extract", PRIMITIVES_SCHEMA, encoded.content_sha256, config.to_dict())
     name = entry_name(encoded.source_path.stem, key)
-    entry = None if force else _finished(cache, name)
+    entry = None if force else finished_entry(cache, name)
     num_added = 0
     is_new = entry is None
     if entry is None:
@@ -93,31 +108,11 @@ def extract_video(
     elif frames is not None:
         wanted = frames.slots(_slot_gops(encoded, config))
         num_added = ensure_frames(cache, entry, frames.size_px, wanted, on_progress=on_progress)
-    info = entry.manifest.info
-    return ExtractRecord(
-        name=name,
-        encoded=encoded_name,
-        is_new=is_new,
-        num_slots=info["num_slots"],
-        num_iframe_slots=info["num_iframe_slots"],
-        size_bytes=sum(record.size_bytes for record in entry.manifest.files.values()),
-        num_frames_added=num_added,
-    )
+    return ExtractRecord.of(entry, is_new=is_new, num_frames_added=num_added)
 
 
 def _slot_gops(encoded: EncodedEntry, config: ExtractConfig) -> list[int]:
     return [slot.gop for slot in slots_of_entry(encoded, config)]
-
-
-def _finished(cache: Cache, name: str) -> PrimitivesEntry | None:
-    """Return a usable entry; one that is damaged counts as missing and is made again."""
-    try:
-        entry = cache.primitives_entry(name)
-        if entry is not None:
-            entry.check()
-    except CopeError:
-        return None
-    return entry
 
 
 def _make_entry(
@@ -133,42 +128,42 @@ def _make_entry(
 ) -> tuple[PrimitivesEntry, int]:
     """Write a new entry; returns it and how many RGB pictures it holds."""
     slots = slots_of_entry(encoded, config)
-    stored = [] if frames is None else frames.slots([slot.gop for slot in slots])
     info = encoded.manifest.info
-    size = FrameSize(width=info["width_px"], height=info["height_px"])
-    target = cache.primitives_folder / f"{name}.zarr"
+    plan = EntryPlan(
+        name=name,
+        fingerprint=key,
+        upstream=encoded.manifest.fingerprint,
+        source={
+            "entry": encoded.name,
+            "sha256": encoded.content_sha256,
+            "path": encoded.manifest.source["path"],
+            "config": encoded.manifest.config,
+        },
+        settings=config.to_dict(),
+        info={"num_frames": info["num_frames"]},
+        config=config,
+        slots=slots,
+        size=FrameSize(width=info["width_px"], height=info["height_px"]),
+        fps=encoded.manifest.config["fps"],
+        rgb_slots=[] if frames is None else frames.slots([slot.gop for slot in slots]),
+        rgb_size_px=0 if frames is None else frames.size_px,
+    )
     job = _Job(
         video=encoded.video,
         slots=slots,
         config=config,
-        rgb_frames=frozenset(slots[index].frame for index in stored),
-        rgb_size_px=frames.size_px if frames is not None else 0,
-        fps=encoded.manifest.config["fps"],
+        rgb_frames=plan.rgb_frames,
+        rgb_size_px=plan.rgb_size_px,
+        fps=plan.fps,
         num_frames=info["num_frames"],
     )
-    with cache.workspace() as workspace:
-        folder = workspace / "entry"
-        writer = PrimitivesWriter(folder, slots, config, size, job.fps)
-        frames_writer = None
-        if frames is not None and stored:
-            part = parts_folder(folder, frames.size_px) / "part-0"
-            part.parent.mkdir(parents=True)
-            frames_writer = FramesWriter(part, stored, frames.size_px)
-        for chunks in _compressed_slots(job, workspace, workers, on_progress):
-            writer.append(chunks)
-            if frames_writer is not None and "rgb" in chunks:
-                frames_writer.append(chunks["rgb"])
-        writer.close()
-        if frames_writer is not None:
-            frames_writer.close(key, library_versions())
-        manifest = _manifest(encoded, key, config, slots, folder)
-        manifest.write(folder / MANIFEST)
-        is_ours = commit_folder(folder, target, replace=force or _finished(cache, name) is None)
-    entry = PrimitivesEntry(name=name, folder=target, manifest=manifest)
+    entry, is_ours = write_entry(
+        cache, plan, lambda workspace: _compressed_slots(job, workspace, workers, on_progress), force=force
+    )
     if is_ours or frames is None:
-        return entry, len(stored)
+        return entry, len(plan.rgb_slots)
     # Another process was faster, and may have been asked for other RGB slots.
-    return entry, ensure_frames(cache, entry, frames.size_px, stored)
+    return entry, ensure_frames(cache, entry, frames.size_px, plan.rgb_slots)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -232,34 +227,6 @@ def _write_part(path: str, report: OnProgress, *, jobs: Mapping[str, _Job]) -> N
     job = jobs[path]
     start = job.slots[0].frame
     write_part(Path(path), job.run(lambda index: report(index - start, 0)))
-
-
-def _manifest(encoded: EncodedEntry, key: str, config: ExtractConfig, slots: Sequence[Slot], folder: Path) -> Manifest:
-    num_iframes = sum(slot.is_iframe for slot in slots)
-    files = {path: record for path, record in record_tree(folder).items() if not path.startswith("frames/")}
-    return Manifest(
-        kind="primitives",
-        schema=PRIMITIVES_SCHEMA,
-        fingerprint=key,
-        upstream=encoded.manifest.fingerprint,
-        source={
-            "entry": encoded.name,
-            "sha256": encoded.content_sha256,
-            "path": encoded.manifest.source["path"],
-            "config": encoded.manifest.config,
-        },
-        config=config.to_dict(),
-        info={
-            "num_slots": len(slots),
-            "num_iframe_slots": num_iframes,
-            "num_gops": num_iframes,
-            "num_frames": encoded.manifest.info["num_frames"],
-            "width_px": encoded.manifest.info["width_px"],
-            "height_px": encoded.manifest.info["height_px"],
-        },
-        versions=library_versions(),
-        files=files,
-    )
 
 
 def extract_batch(

@@ -11,11 +11,13 @@ from numpy.typing import NDArray
 from cope_cli.cache.frames import Frames, FramesWriter, commit_part
 from cope_cli.cache.schema import compress
 from cope_cli.cache.store import Cache, EncodedEntry, PrimitivesEntry
+from cope_cli.codec.direct import read_stream
+from cope_cli.codec.direct_slots import read_direct_rgb, slots_of_stream
 from cope_cli.codec.gop import Slot, keyframe_slots, slots_of
 from cope_cli.codec.primitives import read_slot_frames, rgb_converter
 from cope_cli.codec.stream import read_gop_spans
 from cope_cli.codec.versions import library_versions
-from cope_cli.config import ExtractConfig
+from cope_cli.config import DirectConfig, ExtractConfig
 from cope_cli.errors import EntryNotFoundError, UsageError
 
 OnProgress = Callable[[float, float], None]
@@ -77,7 +79,7 @@ def ensure_frames(
     *,
     on_progress: OnProgress = lambda done, total: None,
 ) -> int:
-    """Add the RGB pictures of these slots that an entry lacks, decoded from its encoded video.
+    """Add the RGB pictures of these slots that an entry lacks, decoded from its encoded video, or its source.
 
     Args:
         cache: where both entries lie.
@@ -90,7 +92,7 @@ def ensure_frames(
         How many pictures were added.
 
     Raises:
-        EntryNotFoundError: the encoded video is gone from the cache.
+        EntryNotFoundError: the encoded video is gone from the cache, or a direct entry's source is gone or changed.
         VideoError, StorageError, CacheCorruptError: decoding or writing failed.
     """
     missing = sorted(set(slots) - Frames(entry, size_px).slots)
@@ -114,12 +116,15 @@ def decode_frames(
     *,
     on_progress: OnProgress = lambda done, total: None,
 ) -> Iterator[NDArray[np.uint8]]:
-    """Yield the RGB pictures (V, V, 3) of slots, ascending, decoded from an entry's encoded video.
+    """Yield the RGB pictures (V, V, 3) of slots, ascending, decoded from what the entry was made from.
 
     Raises:
-        EntryNotFoundError: the encoded video is gone from the cache.
+        EntryNotFoundError: the encoded video is gone from the cache, or a direct entry's source is gone or changed.
         VideoError, CacheCorruptError: decoding failed.
     """
+    if entry.is_direct:
+        yield from _decode_direct(entry, size_px, slots, on_progress)
+        return
     encoded = cache.encoded_entry(entry.encoded_name)
     if encoded is None:
         raise EntryNotFoundError(
@@ -130,10 +135,24 @@ def decode_frames(
     encoded.check(hashes=True)
     fps = encoded.manifest.config["fps"]
     total = encoded.manifest.info["num_frames"] / fps
-    all_slots = slots_of_entry(encoded, ExtractConfig(**entry.manifest.config))
+    all_slots = slots_of_entry(encoded, ExtractConfig.from_dict(entry.manifest.config))
     yield from read_slot_frames(
         encoded.video,
         [all_slots[slot].frame for slot in slots],
         rgb_converter(size_px),
         on_frame=lambda index: on_progress(index / fps, total),
+    )
+
+
+def _decode_direct(
+    entry: PrimitivesEntry, size_px: int, slots: Sequence[int], on_progress: OnProgress
+) -> Iterator[NDArray[np.uint8]]:
+    config = DirectConfig.from_dict(entry.manifest.config)
+    stream = read_stream(entry.check_source(), config.stream)
+    yield from read_direct_rgb(
+        stream,
+        slots_of_stream(stream, config),
+        slots,
+        size_px,
+        on_frame=lambda index: on_progress(stream.seconds[index], stream.seconds[-1]),
     )

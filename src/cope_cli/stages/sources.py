@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
-from cope_cli.errors import PathNotFoundError
+from cope_cli.errors import PathNotFoundError, VideoError
+from cope_cli.files import sha256_file
 
 #: What a folder is searched for; a file that is named itself may have any suffix.
 VIDEO_SUFFIXES = frozenset(
@@ -54,3 +56,23 @@ def _videos_below(folder: Path) -> Iterable[Path]:
         hidden = any(part.startswith(".") for part in file.relative_to(folder).parts)
         if file.suffix.lower() in VIDEO_SUFFIXES and not hidden and file.is_file():
             yield file
+
+
+def source_record(path: Path, known: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Describe a source file for a manifest: path, size, time, hash.
+
+    Args:
+        path: the file, absolute.
+        known: the record in an entry made from it; its hash is taken if size and time are unchanged.
+
+    Raises:
+        VideoError: it cannot be read.
+    """
+    try:
+        stat = path.stat()
+        record: dict[str, Any] = {"path": str(path), "size_bytes": stat.st_size, "mtime_ns": stat.st_mtime_ns}
+        if known is not None and all(known.get(field) == value for field, value in record.items()):
+            return record | {"sha256": known["sha256"]}
+        return record | {"sha256": sha256_file(path)}
+    except OSError as error:
+        raise VideoError(f"{path}: cannot be read: {error.strerror or error}") from error

@@ -11,8 +11,8 @@ import pytest
 
 from cope_cli.api.ask import ask_video
 from cope_cli.api.conversation import Answer
-from cope_cli.api.models import find_model, load_model
-from cope_cli.api.shown import AskConfig
+from cope_cli.api.models import load_model
+from cope_cli.api.settings import AskConfig, find_model
 from cope_cli.cache.store import Cache
 from cope_cli.config import EncodeConfig
 from cope_cli.errors import CheckpointError, PathNotFoundError, UsageError, VideoError

@@ -12,7 +12,8 @@ from asked_videos import SAMPLES
 from cope_cli.api.ask import ask_video
 from cope_cli.api.models import load_model
 from cope_cli.api.questions import answer_questions
-from cope_cli.api.shown import AskConfig, notes
+from cope_cli.api.settings import AskConfig
+from cope_cli.api.shown import notes
 from cope_cli.cache.store import Cache
 from cope_cli.errors import CheckpointError, VideoError
 from cope_cli.files import write_json

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from cope_cli.api import models, questions
+from cope_cli.api import models, questions, settings
 from cope_cli.api.questions import QuestionsRecord
 from cope_cli.cli.main import app
 
@@ -37,7 +37,7 @@ def seen(monkeypatch) -> dict[str, Any]:
         return QuestionsRecord(out=out, errors=(), **counts)
 
     monkeypatch.setattr(models, "load_model", load)
-    monkeypatch.setattr(models, "find_model", lambda named, runs: Path(named))
+    monkeypatch.setattr(settings, "find_model", lambda named, runs: Path(named))
     monkeypatch.setattr(questions, "answer_questions", answer)
     return found
 

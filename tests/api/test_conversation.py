@@ -10,7 +10,7 @@ import torch
 from asked_videos import SAMPLES
 
 from cope_cli.api.conversation import Conversation
-from cope_cli.api.shown import AskConfig
+from cope_cli.api.settings import AskConfig
 from cope_cli.errors import UsageError
 
 VIDEO = SAMPLES / "camera_pan.mp4"

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 import torch
 
-from cope_cli.api.models import DTYPES, check_delta_mode, find_model, load_model
-from cope_cli.api.shown import AskConfig, notes
+from cope_cli.api.models import DTYPES, check_delta_mode, load_model
+from cope_cli.api.settings import AskConfig, find_model
+from cope_cli.api.shown import notes
 from cope_cli.errors import CheckpointError, PathNotFoundError, UsageError
 from cope_cli.files import write_json
 from cope_cli.model.checkpoint import load_videolm, save_delta_encoder

@@ -12,7 +12,7 @@ from asked_videos import SAMPLES
 from cope_cli.api import questions as module
 from cope_cli.api.ask import ask_video
 from cope_cli.api.questions import answer_questions
-from cope_cli.api.shown import AskConfig
+from cope_cli.api.settings import AskConfig
 from cope_cli.errors import UsageError
 
 CONFIG = AskConfig(keyframes_per_gop=1, max_new_tokens=8)

@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from cope_cli.api.conversation import Answer, Conversation, OnText
-from cope_cli.api.shown import AskConfig, OnStage
+from cope_cli.api.settings import AskConfig
 from cope_cli.cache.store import Cache
 from cope_cli.errors import UsageError
 from cope_cli.model.checkpoint import LoadedVideoLM
+from cope_cli.stages.prepare import OnStage
 
 
 def ask_video(

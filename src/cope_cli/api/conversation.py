@@ -15,12 +15,14 @@ from typing import Any
 
 from torch import Tensor
 
-from cope_cli.api.shown import AskConfig, OnStage, ShownVideo, run_stages
+from cope_cli.api.settings import AskConfig
+from cope_cli.api.shown import ShownVideo, run_stages
 from cope_cli.cache.store import Cache
 from cope_cli.data.collate import collate_prompts
 from cope_cli.data.conversations import Turn
 from cope_cli.data.prompt import Prompt
 from cope_cli.model.checkpoint import LoadedVideoLM
+from cope_cli.stages.prepare import OnStage
 
 OnText = Callable[[str], None]
 

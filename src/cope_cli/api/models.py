@@ -8,36 +8,11 @@ import torch
 
 from cope_cli.errors import CheckpointError, UsageError
 from cope_cli.model.checkpoint import LoadedVideoLM, load_videolm
-from cope_cli.model.hub import model_folder
 from cope_cli.model.placement import DeviceMap
-from cope_cli.train.runs import newest_finished_run
 from cope_cli.train.setup import delta_encoder_folder
 
 #: Names for the type of a model's weights; None keeps the stored type.
 DTYPES = {"auto": None, "fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-
-
-def find_model(named: str | Path | None, runs_root: Path) -> Path:
-    """Return the model folder to use.
-
-    Args:
-        named: a model folder, a run folder with one inside, or a Hub id such as `lmms-lab/LLaVA-Video-7B-Qwen2`, which
-            is downloaded if it is not in Hugging Face's cache; None chooses the newest finished finetune run.
-        runs_root: where training runs are.
-
-    Raises:
-        CheckpointError: there is none (the message names both ways to one), or a Hub id cannot be downloaded.
-    """
-    if named is not None:
-        return model_folder(named)
-    run = newest_finished_run(runs_root, "finetune")
-    if run is None:
-        raise CheckpointError(
-            f"no model: none was named, and {runs_root} holds no finished finetune run",
-            "Name a model folder with --model, or train one: `cope train pretrain`, "
-            "then `cope train finetune --data FILE`.",
-        )
-    return run / "model"
 
 
 def find_device(name: str) -> torch.device:

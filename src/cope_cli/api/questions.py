@@ -18,7 +18,8 @@ from typing import Any
 
 import torch
 
-from cope_cli.api.shown import AskConfig, OnStage, ShownVideo, run_stages_of_many
+from cope_cli.api.settings import AskConfig
+from cope_cli.api.shown import ShownVideo, run_stages_of_many
 from cope_cli.cache.store import Cache, PrimitivesEntry
 from cope_cli.config import DIRECT
 from cope_cli.data.collate import collate_prompts
@@ -27,6 +28,7 @@ from cope_cli.data.prompt import Prompt
 from cope_cli.errors import CopeError, DataError, StorageError, UsageError
 from cope_cli.files import write_text
 from cope_cli.model.checkpoint import LoadedVideoLM
+from cope_cli.stages.prepare import OnStage
 
 #: What a line of the answers begins with; the last one may be cut short.
 _LINE_START = b'{"id": '

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -11,69 +10,25 @@ import torch
 from torch import Tensor
 
 from cope_cli.api.models import check_delta_mode
+from cope_cli.api.settings import AskConfig, preparation
 from cope_cli.cache.frames import Frames
 from cope_cli.cache.primitives import Primitives
 from cope_cli.cache.store import Cache, PrimitivesEntry
-from cope_cli.config import DIRECT, DirectConfig, EncodeConfig, ExtractConfig
+from cope_cli.config import DIRECT, DirectConfig
 from cope_cli.data.conversations import Turn
 from cope_cli.data.prompt import Prompt, PromptBuilder, Timeline
 from cope_cli.data.samples import read_visuals
-from cope_cli.errors import CopeError, PathNotFoundError, UsageError, VideoError
+from cope_cli.errors import CopeError, PathNotFoundError, UsageError
 from cope_cli.model.batch import VideoLMBatch
 from cope_cli.model.checkpoint import LoadedVideoLM
 from cope_cli.model.token_plan import TokenPlan
-from cope_cli.stages.direct import extract_direct, extract_direct_batch, known_sources
-from cope_cli.stages.encode import encode_batch, encode_video
-from cope_cli.stages.extract import ExtractRecord, extract_batch, extract_video
-from cope_cli.stages.frames import FramesRequest
-
-DeltaMode = Literal["on", "zero", "off"]
-DELTA_MODES: tuple[DeltaMode, ...] = ("on", "zero", "off")
-Way = Literal["auto", "direct", "reencode"]
-WAYS: tuple[Way, ...] = ("auto", "direct", "reencode")
-#: Called with (stage, seconds done, seconds in all) while a stage runs.
-OnStage = Callable[[str, float, float], None]
+from cope_cli.stages.direct import extract_direct_batch
+from cope_cli.stages.encode import encode_batch
+from cope_cli.stages.extract import extract_batch
+from cope_cli.stages.prepare import OnStage, Preparation, prepare_video
 
 
-@dataclass(frozen=True, kw_only=True)
-class AskConfig:
-    """How a video is shown and how long the answer may be.
-
-    Attributes:
-        keyframes_per_gop: K, slots per GOP shown as RGB.
-        fusion_frames: fusion window s in frames; 0 takes the one the model was trained with.
-        max_gops: longer videos are shown by this many evenly spaced GOPs (paper 4.1).
-        delta: "on"; "zero" replaces the Delta-tokens by zeros (H.3); "off" leaves the P slots out (H.4).
-        max_new_tokens: upper bound of the answer.
-        temperature: 0 takes the likeliest token each time.
-        way: how videos become primitives: "direct" from their own streams, "reencode", or "auto": directly if the model
-            was trained so or has no Delta-encoder, and re-encoded where a video cannot be read directly.
-    """
-
-    keyframes_per_gop: int = 4
-    fusion_frames: int = 0
-    max_gops: int = 64
-    delta: DeltaMode = "on"
-    max_new_tokens: int = 256
-    temperature: float = 0.0
-    way: Way = "auto"
-
-    def __post_init__(self) -> None:
-        if self.keyframes_per_gop < 1:
-            raise UsageError(f"--keyframes {self.keyframes_per_gop}: expected at least 1 per GOP")
-        if self.max_gops < 1:
-            raise UsageError(f"--max-gops {self.max_gops}: expected at least 1")
-        if self.delta not in DELTA_MODES:
-            raise UsageError(f"--delta {self.delta}: expected one of {', '.join(DELTA_MODES)}")
-        if self.way not in WAYS:
-            raise UsageError(f"way {self.way!r}: expected one of {', '.join(WAYS)}")
-        if self.max_new_tokens < 1:
-            raise UsageError(f"--max-new-tokens {self.max_new_tokens}: expected at least 1")
-        if self.temperature < 0:
-            raise UsageError(f"--temperature {self.temperature}: expected 0 or more")
-
-
-def stage_settings(loaded: LoadedVideoLM, config: AskConfig) -> tuple[EncodeConfig, ExtractConfig, FramesRequest]:
+def preparation_of(loaded: LoadedVideoLM, config: AskConfig) -> Preparation:
     """Return what the stages must do so that a model can be asked about a video.
 
     Raises:
@@ -81,12 +36,13 @@ def stage_settings(loaded: LoadedVideoLM, config: AskConfig) -> tuple[EncodeConf
     """
     check_delta_mode(loaded, config.delta)
     encoder = loaded.model.delta_encoder
-    extract = ExtractConfig(
-        fusion_frames=config.fusion_frames or loaded.fusion_frames or ExtractConfig().fusion_frames,
-        grid_px=ExtractConfig().grid_px if encoder is None else encoder.config.grid_px,
+    return preparation(
+        config,
+        fusion_frames=loaded.fusion_frames,
+        grid_px=None if encoder is None else encoder.config.grid_px,
+        size_px=loaded.model.vision_size_px,
+        is_direct_tried=is_direct_tried(loaded, config),
     )
-    frames = FramesRequest(size_px=loaded.model.vision_size_px, keyframes_per_gop=config.keyframes_per_gop)
-    return EncodeConfig(), extract, frames
 
 
 def is_direct_tried(loaded: LoadedVideoLM, config: AskConfig) -> bool:
@@ -147,53 +103,7 @@ def run_stages(
         VideoError, StorageError: a stage failed.
         CheckpointError: Delta-tokens are wanted of a model without a Delta-encoder.
     """
-    if not video.is_file():
-        raise PathNotFoundError(f"{video}: no such file")
-    encode, extract, frames = stage_settings(loaded, config)
-    record, is_encoded_new = None, False
-    if is_direct_tried(loaded, config):
-        record = _read_directly(video, cache, DirectConfig(extract=extract), frames, config, on_stage)
-    if record is None:
-        known = {entry.source_path: entry for entry in cache.usable_encoded()[0]}
-        encoded = encode_video(
-            video,
-            cache,
-            encode,
-            known=known,
-            workers=workers,
-            on_progress=lambda done, total: on_stage("encode", done, total),
-        )
-        is_encoded_new = encoded.is_new
-        record = extract_video(
-            encoded.name,
-            cache,
-            extract,
-            frames=frames,
-            workers=workers,
-            on_progress=lambda done, total: on_stage("extract", done, total),
-        )
-    entry = cache.primitives_entry(record.name)
-    assert entry is not None
-    return entry, is_encoded_new or record.is_new or record.num_frames_added > 0
-
-
-def _read_directly(
-    video: Path, cache: Cache, direct: DirectConfig, frames: FramesRequest, config: AskConfig, on_stage: OnStage
-) -> ExtractRecord | None:
-    """Extract a video directly; None if it cannot be and need not be."""
-    try:
-        return extract_direct(
-            video,
-            cache,
-            direct,
-            frames=frames,
-            known=known_sources(cache),
-            on_progress=lambda done, total: on_stage("extract", done, total),
-        )
-    except VideoError:
-        if config.way == DIRECT:
-            raise
-        return None
+    return prepare_video(video, cache, preparation_of(loaded, config), workers=workers, on_stage=on_stage)
 
 
 def run_stages_of_many(
@@ -218,13 +128,14 @@ def run_stages_of_many(
     Raises:
         CheckpointError: Delta-tokens are wanted of a model without a Delta-encoder.
     """
-    encode, extract, frames = stage_settings(loaded, config)
+    needed = preparation_of(loaded, config)
+    extract, frames = needed.extract, needed.frames
     errors: dict[Path, CopeError] = {
         video: PathNotFoundError(f"{video}: no such file") for video in videos if not video.is_file()
     }
     resolved = {str(video.resolve()): video for video in videos if video not in errors}
     entries: dict[Path, PrimitivesEntry] = {}
-    if resolved and is_direct_tried(loaded, config):
+    if resolved and needed.is_direct_tried:
         direct = extract_direct_batch(
             [Path(path) for path in resolved], cache.root, DirectConfig(extract=extract), frames=frames, workers=workers
         )
@@ -233,12 +144,12 @@ def run_stages_of_many(
             entry = None if made.result is None else cache.primitives_entry(made.result.name)
             if entry is not None:
                 entries[resolved.pop(made.item)] = entry
-            elif made.error is not None and config.way == DIRECT:
+            elif made.error is not None and needed.is_direct_needed:
                 errors[resolved.pop(made.item)] = made.error
     if not resolved:
         return entries, errors
     encoded: dict[str, Path] = {}
-    batch = encode_batch([Path(path) for path in resolved], cache.root, encode, workers=workers)
+    batch = encode_batch([Path(path) for path in resolved], cache.root, needed.encode, workers=workers)
     for number, outcome in enumerate(batch.run()):
         on_stage("encode", number + 1, len(resolved))
         if outcome.error is not None:

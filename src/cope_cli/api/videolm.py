@@ -28,8 +28,9 @@ from torch import Tensor
 
 from cope_cli.api.ask import ask_video
 from cope_cli.api.conversation import Answer, Conversation
-from cope_cli.api.models import find_model, load_model
-from cope_cli.api.shown import AskConfig, ShownVideo, run_stages
+from cope_cli.api.models import load_model
+from cope_cli.api.settings import AskConfig, find_model
+from cope_cli.api.shown import ShownVideo, run_stages
 from cope_cli.cache.store import Cache
 from cope_cli.model.checkpoint import LoadedVideoLM
 

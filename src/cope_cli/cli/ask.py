@@ -12,8 +12,10 @@ from cope_cli.cli.options import DEFAULT_CACHE, DEFAULT_RUNS, CacheOption, JsonO
 from cope_cli.errors import UsageError
 
 if TYPE_CHECKING:
+    from multiprocessing.process import BaseProcess
+
     from cope_cli.api.conversation import Answer
-    from cope_cli.api.shown import AskConfig
+    from cope_cli.api.settings import AskConfig
     from cope_cli.model.checkpoint import LoadedVideoLM
 
 VideoArgument = Annotated[Path | None, typer.Argument(help="Video file.")]
@@ -72,8 +74,7 @@ def ask(
 ) -> None:
     """Answer a question about a video; stages that are missing for it are run first."""
     _check_what_is_asked(video, question, chat, questions)
-    from cope_cli.api.models import find_model, load_model
-    from cope_cli.api.shown import AskConfig, notes
+    from cope_cli.api.settings import AskConfig, find_model
 
     config = AskConfig(
         keyframes_per_gop=keyframes,
@@ -86,6 +87,10 @@ def ask(
     )
     folder = find_model(model, runs)
     _note(f"model: {folder}")
+    ahead = None if video is None else _begin_stages(video, folder, cache, config)
+    from cope_cli.api.models import load_model
+    from cope_cli.api.shown import notes
+
     loaded = load_model(
         folder,
         device,
@@ -97,6 +102,8 @@ def ask(
     )
     for note in notes(loaded, config):
         _note(note)
+    if ahead is not None:
+        ahead.join()
     if questions is not None:
         _answer_file(questions, out, video_root, batch_size, loaded, cache, config, json)
     elif chat:
@@ -105,6 +112,15 @@ def ask(
         Chat(loaded, cache, config, as_json=json).run(video, question)
     elif video is not None and question is not None:
         _answer_one(video, question, loaded, cache, config, json)
+
+
+def _begin_stages(video: Path, folder: Path, cache: Path, config: AskConfig) -> BaseProcess | None:
+    """Let the stages run while PyTorch is imported and the model is read, which takes longer for most videos."""
+    from cope_cli.api.settings import preparation_ahead
+    from cope_cli.stages.prepare import prepare_ahead
+
+    needed = preparation_ahead(folder, config)
+    return None if needed is None or not video.is_file() else prepare_ahead(video, cache, needed)
 
 
 def _check_what_is_asked(video: Path | None, question: str | None, chat: bool, questions: Path | None) -> None:

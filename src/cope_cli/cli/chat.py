@@ -11,7 +11,7 @@ from pathlib import Path
 import typer
 
 from cope_cli.api.conversation import Conversation
-from cope_cli.api.shown import AskConfig
+from cope_cli.api.settings import AskConfig
 from cope_cli.cache.store import Cache
 from cope_cli.cli import show
 from cope_cli.errors import CopeError, UsageError

@@ -1,7 +1,7 @@
 """`cope bench --direct`: from a video file to primitives on the disk, directly and by re-encoding.
 
-Both ways run in turn in one process, into a temporary cache, RGB frames left out: hashing the source, decoding, (scaling
-and encoding, checking,) extraction, compression, manifest. CPU seconds of all threads, medians over the rounds.
+Both ways run in turn in one process, into a temporary cache, RGB frames left out: hashing the source, decoding,
+(scaling, encoding, checking,) extraction, compression, manifest. CPU seconds of all threads, medians over the rounds.
 """
 
 from __future__ import annotations

@@ -42,6 +42,7 @@ class AskConfig:
     Attributes:
         keyframes_per_gop: K, slots per GOP shown as RGB.
         fusion_frames: fusion window s in frames; 0 takes the one the model was trained with.
+        adaptive: windows that end when as much has happened as in s average frames.
         max_gops: longer videos are shown by this many evenly spaced GOPs (paper 4.1).
         delta: "on"; "zero" replaces the Delta-tokens by zeros (H.3); "off" leaves the P slots out (H.4).
         max_new_tokens: upper bound of the answer.
@@ -52,6 +53,7 @@ class AskConfig:
 
     keyframes_per_gop: int = 4
     fusion_frames: int = 0
+    adaptive: bool = False
     max_gops: int = 64
     delta: DeltaMode = "on"
     max_new_tokens: int = 256
@@ -84,6 +86,7 @@ def stage_settings(loaded: LoadedVideoLM, config: AskConfig) -> tuple[EncodeConf
     extract = ExtractConfig(
         fusion_frames=config.fusion_frames or loaded.fusion_frames or ExtractConfig().fusion_frames,
         grid_px=ExtractConfig().grid_px if encoder is None else encoder.config.grid_px,
+        adaptive=config.adaptive,
     )
     frames = FramesRequest(size_px=loaded.model.vision_size_px, keyframes_per_gop=config.keyframes_per_gop)
     return EncodeConfig(), extract, frames
@@ -95,8 +98,8 @@ def is_direct_tried(loaded: LoadedVideoLM, config: AskConfig) -> bool:
     The default is careful: motion and residual of a stream at its own rate, size and quality differ from those of a
     re-encoded video, and a Delta-encoder that has seen only the latter is not shown the former unasked.
     """
-    if config.way != "auto":
-        return config.way == "direct"
+    if config.adaptive or config.way != "auto":
+        return config.way == DIRECT
     return loaded.model.delta_encoder is None or DIRECT in loaded.primitives
 
 
@@ -106,6 +109,8 @@ def notes(loaded: LoadedVideoLM, config: AskConfig) -> list[str]:
     if loaded.model.delta_encoder is None:
         if config.delta == "off":
             found.append("no Delta-encoder: only the RGB slots are shown, which takes no training (paper H.4)")
+    elif config.delta == "on" and config.adaptive:
+        found.append("adaptive windows: the Delta-encoder was trained with fixed ones, all of one length")
     elif config.delta == "on" and config.fusion_frames not in (0, loaded.fusion_frames):
         found.append(
             f"fusion window {config.fusion_frames}: the Delta-encoder was trained with {loaded.fusion_frames}, "

@@ -40,7 +40,7 @@ def measure_files(name: str, run: FileRun, hours: float, sizes: list[int]) -> No
     """Run one benchmark of video files by the name of its flag.
 
     Args:
-        name: extract, encode, parallel, memory, residual, lowres or direct.
+        name: extract, encode, parallel, memory, residual, lowres, direct or adaptive.
         run: what to measure with.
         hours: for memory.
         sizes: for encode.
@@ -55,6 +55,7 @@ def measure_files(name: str, run: FileRun, hours: float, sizes: list[int]) -> No
         "residual": lambda: residual(run),
         "lowres": lambda: lowres(run),
         "direct": lambda: bench_direct.direct(run),
+        "adaptive": lambda: bench_direct.adaptive(run),
     }
     measures[name]()
 

@@ -93,7 +93,7 @@ def bench(
         "retrieval": retrieval is not None,
     }
     name = _chosen(flags)
-    from cope_cli.cli import bench_data, bench_model
+    from cope_cli.cli import bench_data, bench_direct, bench_model
 
     if retrieval is not None:
         bench_model.retrieval(retrieval, videos or [], model, fusion, device, cache, runs, json)
@@ -112,6 +112,10 @@ def bench(
         run = bench_data.FileRun(paths, fusion, grid, side, rounds, json)
         if name == "ttft":
             bench_model.ttft(run, geometry, dtype, device, new_tokens, is_warm_up_full=not short_warm_up)
+        elif name == "direct":
+            bench_direct.direct(run)
+        elif name == "adaptive":
+            bench_direct.adaptive(run)
         else:
             bench_data.measure_files(name, run, hours, [side] if short_side is not None else [0, 384, 224])
 

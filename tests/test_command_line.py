@@ -164,7 +164,7 @@ def test_defaults_of_the_command_line_are_those_of_the_library(command, config, 
     for parameter in found.params:
         field = renamed.get(parameter.name, parameter.name)
         if hasattr(config, field) and parameter.name not in ("data", "model", "video"):
-            assert parameter.default == getattr(config, field), parameter.name
+            assert str(parameter.default) == str(getattr(config, field)), parameter.name
             compared += 1
     assert compared >= 3
 

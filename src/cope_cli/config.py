@@ -67,14 +67,19 @@ class ExtractConfig:
         fusion_frames: the fusion window s, in frames; 30 gives one slot a second at 30 FPS.
         grid_px: side G of the square grid on which motion and residual are stored.
         keep_tail: make the video's last frame a slot too, of a window shorter than s.
+        adaptive: close a window when as much has happened as in s average frames, after s / 4 to 3 s frames
+            (`codec.adaptive`).
     """
 
     fusion_frames: int = 30
     grid_px: int = 224
     keep_tail: bool = False
+    adaptive: bool = False
 
     def __post_init__(self) -> None:
         _check_range("--fusion", self.fusion_frames, 1, 600, "frames")
+        if self.adaptive:
+            _check_range("--fusion auto", self.fusion_frames, 4, 200, "average frames")
         _check_range("--grid", self.grid_px, PATCH_PX, 1024, "grid points")
         if self.grid_px % PATCH_PX:
             raise UsageError(f"--grid {self.grid_px}: expected a multiple of {PATCH_PX}, the Delta-encoder's patch")
@@ -84,14 +89,46 @@ class ExtractConfig:
         """Whether the codec's own residual is stored too: it exists from one frame to the next only."""
         return self.fusion_frames == 1
 
+    @property
+    def min_frames(self) -> int:
+        """The shortest window."""
+        return self.fusion_frames // 4 if self.adaptive else self.fusion_frames
+
+    @property
+    def max_frames(self) -> int:
+        """The longest window."""
+        return 3 * self.fusion_frames if self.adaptive else self.fusion_frames
+
+    @property
+    def window(self) -> str:
+        """The fusion window as `--fusion` takes it."""
+        return f"auto:{self.fusion_frames}" if self.adaptive else str(self.fusion_frames)
+
     def to_dict(self) -> dict[str, Any]:
-        """Return the fields as JSON values."""
-        return asdict(self)
+        """Return the fields as JSON values; `adaptive` only where it is so, as entries without it were named before."""
+        values = asdict(self)
+        if not self.adaptive:
+            del values["adaptive"]
+        return values
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> ExtractConfig:
         """Read them back from a manifest, which may hold settings of other ways to extract too."""
-        return cls(**{field.name: values[field.name] for field in fields(cls)})
+        return cls(**{field.name: values[field.name] for field in fields(cls) if field.name in values})
+
+
+def parse_fusion(text: str) -> tuple[int, bool]:
+    """Read the value of `--fusion`: frames, `auto`, or `auto:N`; returns the frames and whether windows are adaptive.
+
+    Raises:
+        UsageError: it is none of these.
+    """
+    name, _, frames = text.partition(":")
+    if text.isdecimal():
+        return int(text), False
+    if name != "auto" or (frames and not frames.isdecimal()) or text.endswith(":"):
+        raise UsageError(f"--fusion {text}: expected a number of frames, auto, or auto:N")
+    return int(frames) if frames else ExtractConfig().fusion_frames, True
 
 
 #: The frame rate of the encoded stream by default, in which windows are counted: 30 frames are a second.
@@ -115,6 +152,8 @@ class DirectConfig:
     def __post_init__(self) -> None:
         _check_range("--stream", self.stream, 0, 255, "(counted from 0)")
         _check_range("--gop", self.gop_frames, 1, 6000, "frames")
+        if self.extract.adaptive:
+            raise UsageError("--direct --fusion auto: adaptive windows are for encoded videos")
 
     @property
     def window_seconds(self) -> float:

@@ -6,13 +6,16 @@ import json
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from cope_cli.bench.direct import measure_direct
 from cope_cli.bench.encode import measure_encode
 from cope_cli.bench.extract import STEPS, measure_extract
 from cope_cli.bench.lowres import measure_lowres
 from cope_cli.bench.memory import measure_memory
 from cope_cli.bench.parallel import measure_parallel
 from cope_cli.bench.storage import measure_storage
+from cope_cli.cli.main import app
 from cope_cli.config import EncodeConfig, ExtractConfig
 from cope_cli.errors import CopeError, EntryNotFoundError, UsageError
 from cope_cli.stages.frames import ensure_frames
@@ -121,3 +124,24 @@ def test_a_benchmark_of_files_asks_for_files():
         bench()
     with pytest.raises(UsageError, match="choose one of"):
         bench(lowres=True, residual=True)
+
+
+def test_direct_stands_beside_encode_and_extract(video: Path):
+    (cost,) = measure_direct([video], ENCODE, EXTRACT, rounds=1)
+    assert (cost.codec, cost.width_px, cost.height_px, cost.num_frames) == ("h264", 96, 64, 48)
+    assert 0 < cost.ratio == cost.direct.cpu_seconds / cost.re_encoded.cpu_seconds
+    for way in (cost.direct, cost.re_encoded):
+        assert way.num_slots == 12 and 0 < way.warp_mae < way.copy_mae and way.primitives_bytes > 0
+    assert cost.direct.encoded_bytes == 0 < cost.re_encoded.encoded_bytes
+    assert (cost.direct.num_iframe_slots, cost.re_encoded.num_iframe_slots) == (1, 4)
+
+
+@pytest.mark.parametrize("flag", ["--direct", "--adaptive"])
+def test_both_ways_and_both_windows_are_printed(video: Path, flag: str):
+    args = ["bench", flag, str(video), "--fusion", "4", "--grid", "32", "--rounds", "1"]
+    shown = CliRunner().invoke(app, args)
+    assert shown.exit_code == 0, shown.output
+    for word in ("re-encoded", "direct") if flag == "--direct" else ("fixed", "adaptive"):
+        assert word in shown.stdout
+    (record,) = json.loads(CliRunner().invoke(app, [*args, "--json"]).stdout)
+    assert record["video"] == "a.mp4"

@@ -27,6 +27,7 @@ class AskConfig:
     Attributes:
         keyframes_per_gop: K, slots per GOP shown as RGB.
         fusion_frames: fusion window s in frames; 0 takes the one the model was trained with.
+        adaptive: windows that end when as much has happened as in s average frames.
         max_gops: longer videos are shown by this many evenly spaced GOPs (paper 4.1).
         delta: "on"; "zero" replaces the Delta-tokens by zeros (H.3); "off" leaves the P slots out (H.4).
         max_new_tokens: upper bound of the answer.
@@ -37,6 +38,7 @@ class AskConfig:
 
     keyframes_per_gop: int = 4
     fusion_frames: int = 0
+    adaptive: bool = False
     max_gops: int = 64
     delta: DeltaMode = "on"
     max_new_tokens: int = 256
@@ -75,6 +77,7 @@ def preparation(
         extract=ExtractConfig(
             fusion_frames=config.fusion_frames or fusion_frames or usual.fusion_frames,
             grid_px=grid_px or usual.grid_px,
+            adaptive=config.adaptive,
         ),
         frames=FramesRequest(size_px=size_px, keyframes_per_gop=config.keyframes_per_gop),
         is_direct_tried=is_direct_tried,

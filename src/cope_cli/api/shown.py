@@ -51,8 +51,8 @@ def is_direct_tried(loaded: LoadedVideoLM, config: AskConfig) -> bool:
     The default is careful: motion and residual of a stream at its own rate, size and quality differ from those of a
     re-encoded video, and a Delta-encoder that has seen only the latter is not shown the former unasked.
     """
-    if config.way != "auto":
-        return config.way == "direct"
+    if config.adaptive or config.way != "auto":
+        return config.way == DIRECT
     return loaded.model.delta_encoder is None or DIRECT in loaded.primitives
 
 
@@ -62,6 +62,8 @@ def notes(loaded: LoadedVideoLM, config: AskConfig) -> list[str]:
     if loaded.model.delta_encoder is None:
         if config.delta == "off":
             found.append("no Delta-encoder: only the RGB slots are shown, which takes no training (paper H.4)")
+    elif config.delta == "on" and config.adaptive:
+        found.append("adaptive windows: the Delta-encoder was trained with fixed ones, all of one length")
     elif config.delta == "on" and config.fusion_frames not in (0, loaded.fusion_frames):
         found.append(
             f"fusion window {config.fusion_frames}: the Delta-encoder was trained with {loaded.fusion_frames}, "

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from cope_cli.cache.prune import tree_bytes
 from cope_cli.cache.store import Cache
+from cope_cli.config import ExtractConfig
 from cope_cli.errors import CopeError
 
 
@@ -46,9 +47,9 @@ def _primitives(cache: Cache, name: str) -> Listing:
     try:
         entry = cache.primitives_entry(name)
         assert entry is not None
-        info, config = entry.manifest.info, entry.manifest.config
+        info, config = entry.manifest.info, ExtractConfig.from_dict(entry.manifest.config)
         way = f", direct from {info['codec']}" if entry.is_direct else ""
-        summary = f"{info['num_slots']} slots, s {config['fusion_frames']}, grid {config['grid_px']}{way}"
+        summary = f"{info['num_slots']} slots, s {config.window}, grid {config.grid_px}{way}"
     except CopeError as error:
         summary = error.message
     sizes = ", ".join(

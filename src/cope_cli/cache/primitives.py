@@ -77,6 +77,8 @@ class PrimitivesWriter:
         write_table(folder, "slot_seconds", np.array(times, "<f8"))
         write_table(folder, "slot_is_iframe", np.array([slot.is_iframe for slot in slots], "|b1"))
         write_table(folder, "slot_gop", np.array([slot.gop for slot in slots], "<i4"))
+        if config.adaptive:
+            write_table(folder, "slot_window_frames", np.array([slot.window_frames for slot in slots], "<i4"))
         self._arrays = {
             "motion": ShardWriter(folder, "motion", num_pframes, (2, grid, grid), "<i2", per_gop),
             "residual": ShardWriter(folder, "residual", num_pframes, (grid, grid, 3), "<i2", per_gop),
@@ -175,6 +177,24 @@ class Primitives:
             gop=self._read("slot_gop", slice(None)),
             payload=payload.astype(np.int32),
         )
+
+    @cached_property
+    def _windows(self) -> NDArray[np.int32]:
+        if self.config.adaptive:
+            return np.asarray(self._read("slot_window_frames", slice(None)), np.int32)
+        is_first = self.slots.is_iframe
+        return np.where(is_first, 0, np.diff(self.slots.frame, prepend=0)).astype(np.int32)
+
+    def window_frames(self, slot: int) -> int:
+        """Return the length of a slot's window in frames of the stream; 0 for an I-frame slot."""
+        return int(self._windows[slot])
+
+    @cached_property
+    def window_seconds(self) -> tuple[float, ...]:
+        """Length of each slot's window; 0 for I-frame slots."""
+        slots = self.slots
+        gaps = np.where(slots.is_iframe, 0.0, np.diff(slots.seconds, prepend=0.0))
+        return tuple(float(gap) for gap in gaps)
 
     def motion(self, slot: int) -> Int16:
         """Return a P-frame slot's motion field, (2, G, G) int16, half-pixels of the encoded stream (x, y)."""

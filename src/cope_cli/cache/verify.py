@@ -11,9 +11,10 @@ from cope_cli.cache.features import check_features
 from cope_cli.cache.frames import check_parts
 from cope_cli.cache.primitives import Primitives
 from cope_cli.cache.store import Cache, PrimitivesEntry
+from cope_cli.codec.adaptive import slots_of_encoded
 from cope_cli.codec.direct import read_stream
 from cope_cli.codec.direct_slots import extract_direct_slots, slots_of_stream
-from cope_cli.codec.gop import Slot, slots_of
+from cope_cli.codec.gop import Slot
 from cope_cli.codec.primitives import SlotPrimitives, extract_slots
 from cope_cli.codec.stream import read_gop_spans
 from cope_cli.config import DirectConfig, ExtractConfig
@@ -138,7 +139,7 @@ def _encoded_of(entry: PrimitivesEntry, cache: Cache) -> _Origin | None:
     except CopeError:
         return None
     config, video = ExtractConfig.from_dict(entry.manifest.config), encoded.video
-    slots = slots_of(read_gop_spans(video), config.fusion_frames, keep_tail=config.keep_tail)
+    slots = slots_of_encoded(video, config)
     return _Origin(
         name="the encoded video",
         slots=slots,
@@ -182,6 +183,8 @@ def _check_tables(primitives: Primitives) -> None:
         "residual": ((num_slots - num_iframes, grid, grid, 3), "int16"),
         "grid_iframe": ((num_iframes, grid, grid, 3), "uint8"),
     }
+    if primitives.config.adaptive:
+        expected["slot_window_frames"] = ((num_slots,), "int32")
     if primitives.has_codec_residual:
         expected["codec_residual"] = expected["residual"]
     for name, wanted in expected.items():
@@ -196,6 +199,12 @@ def _check_slots(primitives: Primitives, origin: _Origin) -> None:
     rows = zip(table.frame.tolist(), table.gop.tolist(), table.is_iframe.tolist(), strict=True)
     for index, (slot, found) in enumerate(zip(origin.slots, rows, strict=False)):
         wanted = (slot.frame, slot.gop, slot.is_iframe)
+        if slot.window_frames != primitives.window_frames(index):
+            raise CacheCorruptError(
+                f"{primitives.name}: slot {index} has a window of {primitives.window_frames(index)} frames, "
+                f"{origin.name} says {slot.window_frames}",
+                _AGAIN,
+            )
         if found != wanted or table.seconds[index] != origin.seconds[index]:
             raise CacheCorruptError(
                 f"{primitives.name}: slot {index} is {found} (frame, GOP, I-frame), {origin.name} says {wanted}",

@@ -9,6 +9,7 @@ import typer
 
 from cope_cli.cli import show
 from cope_cli.cli.options import DEFAULT_CACHE, DEFAULT_RUNS, CacheOption, JsonOption, RunsOption
+from cope_cli.config import parse_fusion
 from cope_cli.errors import UsageError
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ def ask(
     model: ModelOption = None,
     delta_encoder: DeltaEncoderOption = None,
     keyframes: Annotated[int, typer.Option(help="K: slots per GOP shown as RGB.")] = 4,
-    fusion: Annotated[int, typer.Option(help="Fusion window s; 0 takes the model's.")] = 0,
+    fusion: Annotated[str, typer.Option(help="Fusion window s; 0 takes the model's; or auto, as in extract.")] = "0",
     max_gops: Annotated[int, typer.Option(help="Show longer videos by this many evenly spaced GOPs.")] = 64,
     delta: DeltaOption = "on",
     direct: DirectOption = None,
@@ -76,9 +77,11 @@ def ask(
     _check_what_is_asked(video, question, chat, questions)
     from cope_cli.api.settings import AskConfig, find_model
 
+    fusion_frames, adaptive = parse_fusion(fusion)
     config = AskConfig(
         keyframes_per_gop=keyframes,
-        fusion_frames=fusion,
+        fusion_frames=fusion_frames,
+        adaptive=adaptive,
         max_gops=max_gops,
         delta=delta,  # type: ignore[arg-type]  # checked there
         max_new_tokens=max_new_tokens,

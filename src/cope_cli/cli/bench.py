@@ -24,6 +24,9 @@ WarpFlag = Annotated[bool, typer.Option("--warp", help="How well motion alone pr
 DirectFlag = Annotated[
     bool, typer.Option("--direct", help="CPU and warp error without re-encoding, beside encode + extract.")
 ]
+AdaptiveFlag = Annotated[
+    bool, typer.Option("--adaptive", help="Error of adaptive windows beside fixed ones with equally many slots.")
+]
 RetrievalOption = Annotated[
     str | None, typer.Option(metavar="RUN", help="Next-frame retrieval (H.6) with a pretrain run; of VIDEOS if named.")
 ]
@@ -63,6 +66,7 @@ def bench(
     lowres: LowresFlag = False,
     warp: WarpFlag = False,
     direct: DirectFlag = False,
+    adaptive: AdaptiveFlag = False,
     retrieval: RetrievalOption = None,
     model: ModelOption = None,
     fusion: Annotated[int, typer.Option(help="Fusion window s.")] = 30,
@@ -90,10 +94,11 @@ def bench(
         "lowres": lowres,
         "warp": warp,
         "direct": direct,
+        "adaptive": adaptive,
         "retrieval": retrieval is not None,
     }
     name = _chosen(flags)
-    from cope_cli.cli import bench_data, bench_model
+    from cope_cli.cli import bench_data, bench_direct, bench_model
 
     if retrieval is not None:
         bench_model.retrieval(retrieval, videos or [], model, fusion, device, cache, runs, json)
@@ -106,13 +111,17 @@ def bench(
     elif name == "warp":
         bench_data.warp(videos or [], cache, json)
     else:
-        default_side = 384 if name in ("parallel", "memory", "ttft", "direct") else 0
+        default_side = 384 if name in ("parallel", "memory", "ttft", "direct", "adaptive") else 0
         side = default_side if short_side is None else short_side
         paths = [] if name == "ttft" and not videos else bench_data.find_files(videos or [], f"--{name}")
         run = bench_data.FileRun(paths, fusion, grid, side, rounds, json)
         if name == "ttft":
             warm_up, share = not short_warm_up, share_layers
             bench_model.ttft(run, geometry, dtype, device, new_tokens, is_warm_up_full=warm_up, shares_layers=share)
+        elif name == "direct":
+            bench_direct.direct(run)
+        elif name == "adaptive":
+            bench_direct.adaptive(run)
         else:
             bench_data.measure_files(name, run, hours, [side] if short_side is not None else [0, 384, 224])
 

@@ -40,13 +40,11 @@ def measure_files(name: str, run: FileRun, hours: float, sizes: list[int]) -> No
     """Run one benchmark of video files by the name of its flag.
 
     Args:
-        name: extract, encode, parallel, memory, residual, lowres or direct.
+        name: extract, encode, parallel, memory, residual or lowres.
         run: what to measure with.
         hours: for memory.
         sizes: for encode.
     """
-    from cope_cli.cli import bench_direct
-
     measures: dict[str, Callable[[], None]] = {
         "extract": lambda: extract(run),
         "encode": lambda: encode(run, sizes),
@@ -54,7 +52,6 @@ def measure_files(name: str, run: FileRun, hours: float, sizes: list[int]) -> No
         "memory": lambda: memory(run, hours),
         "residual": lambda: residual(run),
         "lowres": lambda: lowres(run),
-        "direct": lambda: bench_direct.direct(run),
     }
     measures[name]()
 

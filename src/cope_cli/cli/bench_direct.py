@@ -1,4 +1,4 @@
-"""`cope bench` of what goes beyond the paper's codec settings: direct reading."""
+"""`cope bench` of what goes beyond the paper's codec settings: direct reading, adaptive windows."""
 
 from __future__ import annotations
 
@@ -52,4 +52,37 @@ def direct(run: FileRun) -> None:
             for cost in costs
             for name, way in (("re-encoded", cost.re_encoded), ("direct", cost.direct))
         ],
+    )
+
+
+def adaptive(run: FileRun) -> None:
+    """Show what adaptive windows give beside fixed ones."""
+    from cope_cli.bench.adaptive import measure_adaptive
+
+    fusion = run.extract.fusion_frames
+    records = measured("videos", lambda report: measure_adaptive(run.videos, run.encode, fusion, on_progress=report))
+    if run.json:
+        show.print_json(records)
+        return
+    show.print_table(
+        f"Mean absolute error at an equal number of slots, s = {fusion}, levels of 0..255",
+        ["video", "windows", "slots", "frames", "all frames, moved", "all frames, held", "P slots, moved"],
+        [
+            (
+                record.video,
+                name,
+                str(way.num_slots),
+                f"{way.shortest_frames} to {way.longest_frames}",
+                f"{way.frames_mae:.2f}",
+                f"{way.hold_mae:.2f}",
+                f"{way.slots_mae:.2f}",
+            )
+            for record in records
+            for name, way in (("fixed", record.fixed), (f"adaptive, {record.energy:.1f}", record.adaptive))
+        ],
+    )
+    show.print_table(
+        "Energy of a P-frame over that of average footage",
+        ["video", "frames", "motion", "residual"],
+        [(r.video, str(r.num_frames), f"{r.mean_motion:.2f}", f"{r.mean_residual:.2f}") for r in records],
     )

@@ -9,7 +9,7 @@ import typer
 
 from cope_cli.cli import show
 from cope_cli.cli.options import DEFAULT_CACHE, CacheOption, ForceOption, JsonOption, WorkersOption
-from cope_cli.config import DirectConfig, EncodeConfig, ExtractConfig
+from cope_cli.config import DirectConfig, EncodeConfig, ExtractConfig, parse_fusion
 from cope_cli.errors import UsageError
 
 
@@ -56,8 +56,12 @@ def extract(
         bool, typer.Option("--direct", help="Read vectors from the files' own streams: no `cope encode` before.")
     ] = False,
     fusion: Annotated[
-        int, typer.Option(help="Fusion window s: P-frames fused into one slot; with --direct in 1/30 s.")
-    ] = 30,
+        str,
+        typer.Option(
+            help="Fusion window s: P-frames fused into one slot, with --direct in 1/30 s; or auto: until as much has "
+            "happened as in 30 average frames, auto:N in N."
+        ),
+    ] = "30",
     grid: Annotated[int, typer.Option(help="Side of the grid that motion and residual are stored on.")] = 224,
     keep_tail: Annotated[
         bool, typer.Option("--keep-tail", help="Make the last frame a slot too, of a shorter window.")
@@ -73,7 +77,8 @@ def extract(
     json: JsonOption = False,
 ) -> None:
     """Stage 2: fuse motion vectors and residuals of encoded videos, slot by slot; or of any file, with --direct."""
-    config = ExtractConfig(fusion_frames=fusion, grid_px=grid, keep_tail=keep_tail)
+    frames_fused, adaptive = parse_fusion(fusion)
+    config = ExtractConfig(fusion_frames=frames_fused, grid_px=grid, keep_tail=keep_tail, adaptive=adaptive)
     if direct and not videos:
         raise UsageError("--direct: name the videos, or folders that are searched for them")
     from cope_cli.stages.direct import extract_direct_batch

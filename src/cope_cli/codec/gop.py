@@ -82,6 +82,39 @@ def slots_of(spans: Sequence[GopSpan], fusion_frames: int, *, keep_tail: bool = 
     return slots
 
 
+def adaptive_slots(
+    spans: Sequence[GopSpan],
+    energies: Sequence[float],
+    *,
+    energy: float,
+    min_frames: int,
+    max_frames: int,
+    keep_tail: bool = False,
+) -> list[Slot]:
+    """Return the slots of a stream whose windows close when enough has happened in them.
+
+    Args:
+        spans: the stream's GOPs.
+        energies: of each frame; those of I-frames are not looked at.
+        energy: a window closes at the frame with which its sum reaches this.
+        min_frames: but not before it has as many frames.
+        max_frames: and at the latest when it has as many.
+        keep_tail: also make the video's last frame a slot.
+    """
+    slots = []
+    for gop, span in enumerate(spans):
+        slots.append(Slot(frame=span.start_frame, gop=gop, window_frames=0))
+        last, total, end = span.start_frame, 0.0, span.start_frame + span.num_frames
+        for frame in range(span.start_frame + 1, end):
+            total += energies[frame]
+            window = frame - last
+            is_last = keep_tail and gop == len(spans) - 1 and frame == end - 1
+            if (window >= min_frames and total >= energy) or window >= max_frames or is_last:
+                slots.append(Slot(frame=frame, gop=gop, window_frames=window))
+                last, total = frame, 0.0
+    return slots
+
+
 def timed_slots(
     seconds: Sequence[float],
     is_keyframe: Sequence[bool],

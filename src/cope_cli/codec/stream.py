@@ -148,6 +148,19 @@ def read_gop_spans(path: Path) -> list[GopSpan]:
     return gop_spans(is_iframe)
 
 
+def read_vops(path: Path) -> Iterator[tuple[bytes, bytes]]:
+    """Yield each frame's compressed bytes and the stream's header, without decoding anything.
+
+    Raises:
+        VideoError: the file is not such a stream.
+    """
+    with _opened(path) as (container, stream):
+        header = stream.codec_context.extradata or b""
+        for packet in container.demux(stream):
+            if packet.size:
+                yield bytes(packet), header
+
+
 def read_frames(
     path: Path, ranges: Sequence[range] | None = None, *, with_vectors: bool = False, lowres: int = 0
 ) -> Iterator[StreamFrame]:

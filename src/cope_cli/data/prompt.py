@@ -40,12 +40,14 @@ class Timeline:
         slot_seconds: time of each slot.
         window_seconds: the fusion window.
         video_seconds: length of the video.
+        slot_window_seconds: length of each slot's own window, 0 for I-frame slots; empty where all are alike.
     """
 
     slot_gop: tuple[int, ...]
     slot_seconds: tuple[float, ...]
     window_seconds: float
     video_seconds: float
+    slot_window_seconds: tuple[float, ...] = ()
 
     @classmethod
     def of(cls, primitives: Primitives) -> Timeline:
@@ -55,6 +57,7 @@ class Timeline:
             slot_seconds=tuple(float(seconds) for seconds in primitives.slots.seconds),
             window_seconds=primitives.fusion_frames / primitives.fps,
             video_seconds=primitives.video_seconds,
+            slot_window_seconds=primitives.window_seconds if primitives.config.adaptive else (),
         )
 
 
@@ -99,11 +102,18 @@ def time_instruction(plan: TokenPlan, timeline: Timeline) -> str:
         parts = f"{plan.num_gops_used} of its {plan.num_gops_total} parts"
         source = "it" if plan.num_gops_used == plan.num_gops_total else parts
         sampled = (
-            f"{num_slots} slots are sampled from {source}, one slot per {timeline.window_seconds:.2f} seconds; "
-            f"{len(rgb)} of them are frames."
+            f"{num_slots} slots are sampled from {source}, {_spacing(plan, timeline)}; {len(rgb)} of them are frames."
         )
     end = "Please answer the following questions related to this video."
     return f"{head}{sampled} These frames are located at {times}.{end}"  # no space, as LLaVA-Video has it
+
+
+def _spacing(plan: TokenPlan, timeline: Timeline) -> str:
+    """Say how far apart the slots are: a length, or the shortest and the longest where windows are adaptive."""
+    lengths = [length for length in plan.window_seconds if length]
+    if not lengths:
+        return f"one slot per {timeline.window_seconds:.2f} seconds"
+    return f"one slot per {min(lengths):.2f} to {max(lengths):.2f} seconds"
 
 
 def finetune_prompt(tokenizer: Any, turns: Sequence[Turn], plan: TokenPlan, timeline: Timeline) -> Prompt:
@@ -199,6 +209,7 @@ class PromptBuilder:
             max_gops=max_gops,
             max_visual_tokens=max_visual_tokens,
             include_delta=self.include_delta,
+            slot_window_seconds=timeline.slot_window_seconds,
         )
 
     def _fit(self, build: Callable[[TokenPlan], Prompt], timeline: Timeline, reserved_tokens: int) -> Prompt:

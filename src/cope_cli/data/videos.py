@@ -6,6 +6,7 @@ from collections import defaultdict
 from pathlib import Path, PurePath
 
 from cope_cli.cache.store import Cache, PrimitivesEntry, matches_source
+from cope_cli.config import ExtractConfig
 from cope_cli.errors import CopeError, EntryNotFoundError
 
 
@@ -41,7 +42,7 @@ class VideoIndex:
             if entry is None:  # removed since it was listed
                 continue
             found = (entry.manifest.config["fusion_frames"], entry.manifest.config["grid_px"])
-            if found == (fusion_frames, grid_px):
+            if found == (fusion_frames, grid_px) and not entry.manifest.config.get("adaptive"):
                 self.entries[name] = entry
                 self._by_file_name[entry.source_path.name].append(entry)
             else:
@@ -80,9 +81,9 @@ class VideoIndex:
         )
         others = _matching(self._others[PurePath(wanted).name], wanted)
         if others:
-            settings = (entry.manifest.config for entry in others)
+            settings = (ExtractConfig.from_dict(entry.manifest.config) for entry in others)
             message += "; there are some with " + ", ".join(
-                f"window {config['fusion_frames']} and grid {config['grid_px']}" for config in settings
+                f"window {config.window} and grid {config.grid_px}" for config in settings
             )
         if self.errors:
             first = next(iter(self.errors.values()))

@@ -73,11 +73,13 @@ class PlannedSlot:
         slot: index of the slot in the cache.
         gop: index of its GOP.
         is_rgb: True for a keyframe (RGB tokens), False for a P slot (Delta-tokens).
+        window_seconds: length of its own window; 0 for the first slot of a GOP, and where all windows are alike.
     """
 
     slot: int
     gop: int
     is_rgb: bool
+    window_seconds: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,6 +107,11 @@ class TokenPlan:
     def delta_slots(self) -> tuple[int, ...]:
         """Cache indices of the slots shown as Delta-tokens, in time order."""
         return tuple(planned.slot for planned in self.slots if not planned.is_rgb)
+
+    @property
+    def window_seconds(self) -> tuple[float, ...]:
+        """Length of each shown slot's window; 0 where all are alike, and for the first slot of a GOP."""
+        return tuple(planned.window_seconds for planned in self.slots)
 
     @property
     def num_rgb_slots(self) -> int:
@@ -148,6 +155,7 @@ def plan_tokens(
     max_gops: int = 64,
     max_visual_tokens: int | None = None,
     include_delta: bool = True,
+    slot_window_seconds: Sequence[float] = (),
 ) -> TokenPlan:
     """Choose the slots that the model sees.
 
@@ -161,6 +169,7 @@ def plan_tokens(
         max_gops: upper bound for n.
         max_visual_tokens: upper bound for the tokens of the plan; None for no bound.
         include_delta: False leaves out the P slots ("I-frames only", section H.4).
+        slot_window_seconds: length of each slot's window where they differ; the plan passes it on.
 
     Raises:
         UsageError: K or `max_gops` is below 1.
@@ -170,7 +179,7 @@ def plan_tokens(
     if keyframes_per_gop < 1 or max_gops < 1:
         raise UsageError(f"{keyframes_per_gop} keyframes per GOP and at most {max_gops} GOPs: both must be at least 1")
     gops = [
-        _planned_gop([slot for slot, _ in group], gop, keyframes_per_gop, include_delta)
+        _planned_gop([slot for slot, _ in group], gop, keyframes_per_gop, include_delta, slot_window_seconds)
         for gop, group in groupby(enumerate(slot_gop), key=lambda item: item[1])
     ]
     indices = [gop[0].gop for gop in gops]
@@ -181,11 +190,18 @@ def plan_tokens(
     return TokenPlan(slots=slots, costs=costs, num_gops_total=len(gops), num_gops_used=num_gops)
 
 
-def _planned_gop(slots: Sequence[int], gop: int, keyframes_per_gop: int, include_delta: bool) -> list[PlannedSlot]:
+def _planned_gop(
+    slots: Sequence[int], gop: int, keyframes_per_gop: int, include_delta: bool, window_seconds: Sequence[float]
+) -> list[PlannedSlot]:
     """Return the shown slots of one GOP."""
     keyframes = set(keyframe_slots(len(slots), keyframes_per_gop))
     return [
-        PlannedSlot(slot=slot, gop=gop, is_rgb=position in keyframes)
+        PlannedSlot(
+            slot=slot,
+            gop=gop,
+            is_rgb=position in keyframes,
+            window_seconds=window_seconds[slot] if window_seconds else 0.0,
+        )
         for position, slot in enumerate(slots)
         if include_delta or position in keyframes
     ]

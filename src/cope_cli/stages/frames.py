@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 from cope_cli.cache.frames import Frames, FramesWriter, commit_part
 from cope_cli.cache.schema import compress
 from cope_cli.cache.store import Cache, EncodedEntry, PrimitivesEntry
+from cope_cli.codec.adaptive import slots_of_encoded
 from cope_cli.codec.direct import read_stream
 from cope_cli.codec.direct_slots import read_direct_rgb, slots_of_stream
-from cope_cli.codec.gop import Slot, keyframe_slots, slots_of
+from cope_cli.codec.gop import Slot, keyframe_slots
 from cope_cli.codec.primitives import read_slot_frames, rgb_converter
-from cope_cli.codec.stream import read_gop_spans
 from cope_cli.codec.versions import library_versions
 from cope_cli.config import DirectConfig, ExtractConfig
 from cope_cli.errors import EntryNotFoundError, UsageError
@@ -68,7 +68,7 @@ class FramesRequest:
 
 def slots_of_entry(encoded: EncodedEntry, config: ExtractConfig) -> list[Slot]:
     """Return every slot of an encoded video."""
-    return slots_of(read_gop_spans(encoded.video), config.fusion_frames, keep_tail=config.keep_tail)
+    return slots_of_encoded(encoded.video, config)
 
 
 def ensure_frames(

@@ -31,7 +31,7 @@ def asked(loaded: LoadedVideoLM, cache: Cache, video: Path = VIDEO, **settings: 
 def test_a_model_trained_on_re_encoded_videos_is_shown_such(lively: LoadedVideoLM, asked_cache: Cache):
     assert lively.primitives == ("re-encoded",)
     assert asked(lively, asked_cache) == "re-encoded"
-    assert any("--direct" in note for note in notes(lively, AskConfig()))
+    assert not any("direct" in note for note in notes(lively, AskConfig()))
 
 
 def test_the_other_way_can_be_asked_for_and_is_noted(lively: LoadedVideoLM, asked_cache: Cache):

@@ -73,11 +73,6 @@ def notes(loaded: LoadedVideoLM, config: AskConfig) -> list[str]:
         trained = " and ".join(loaded.primitives)
         if config.way == "direct" and DIRECT not in loaded.primitives:
             found.append(f"videos are read directly: the Delta-encoder was trained on {trained} primitives")
-        elif config.way == "auto" and DIRECT not in loaded.primitives:
-            found.append(
-                f"videos are re-encoded: the Delta-encoder was trained on {trained} primitives "
-                "(--direct reads them as they are)"
-            )
     return found
 
 

@@ -56,21 +56,19 @@ def test_what_cannot_be_read_directly_is_re_encoded_unless_that_was_ruled_out(li
 
 
 def test_questions_about_a_mixed_folder_say_which_way_each_video_took(lively: LoadedVideoLM, tmp_path: Path):
-    (tmp_path / "videos").mkdir()
-    write_hevc(tmp_path / "videos" / "a.mp4")
-    (tmp_path / "videos" / "b.mp4").symlink_to(VIDEO)
-    questions = [{"id": name, "video": f"{name}.mp4", "question": "What happened?"} for name in "ab"]
+    hevc = write_hevc(tmp_path / "a.mp4")
+    questions = [{"id": path.stem, "video": str(path), "question": "What happened?"} for path in (hevc, VIDEO)]
     write_json(tmp_path / "q.json", questions)
     loaded = replace(lively, primitives=("direct",))
     config = AskConfig(keyframes_per_gop=1, max_new_tokens=2)
-    options = {"video_root": SAMPLES.parent, "workers": 1}
-    write_json(
-        tmp_path / "q.json",
-        [{**questions[0], "video": str(tmp_path / "videos" / "a.mp4")}, {**questions[1], "video": str(VIDEO)}],
-    )
-    options["video_root"] = Path("/")
     record = answer_questions(
-        tmp_path / "q.json", tmp_path / "o.jsonl", loaded, Cache(tmp_path / "c"), config, **options
+        tmp_path / "q.json",
+        tmp_path / "o.jsonl",
+        loaded,
+        Cache(tmp_path / "c"),
+        config,
+        video_root=Path("/"),
+        workers=1,
     )
     assert (record.num_answered, record.num_direct) == (2, 1)
     lines = (tmp_path / "o.jsonl").read_text()

@@ -87,15 +87,44 @@ def extract(
 
 
 def scenes(
-    out: Annotated[Path, typer.Option(help="Folder for the clips and qa.json.", file_okay=False)],
+    out: Annotated[Path, typer.Option(help="Folder for the clips and the questions.", file_okay=False)],
+    num: Annotated[
+        int | None, typer.Option(help="Render so many clips of the small world, in twins of four.", min=4)
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Decides every clip and question, together with --split.")] = 0,
+    split: Annotated[str, typer.Option(help="train, val or test: clips of one are never in another.")] = "train",
+    objects: Annotated[str, typer.Option(help="Things at the start of a clip: 1, or 1-4.")] = "1-4",
+    two_gops: Annotated[float, typer.Option(help="Share of clips of two GOPs: 16 seconds instead of 8.")] = 0.1,
+    size: Annotated[int, typer.Option(help="Side of the pictures in pixels.")] = 128,
+    workers: WorkersOption = 0,
+    force: ForceOption = False,
     json: JsonOption = False,
 ) -> None:
-    """Render the sample clips and their questions again."""
+    """Render clips of a small world with questions and exact answers; without --num, the sample clips again."""
+    if num is None:
+        _sample_scenes(out, as_json=json)
+        return
+    from cope_cli.world.groups import WorldConfig
+    from cope_cli.world.write import world_batch
+
+    config = WorldConfig(seed=seed, split=split, size_px=size, objects=objects, two_gops=two_gops)
+    outcomes = show.run_batch("render clips", world_batch(config, num, out, workers=workers, force=force))
+    done = [outcome.result for outcome in outcomes if outcome.result is not None]
+    row = (
+        str(out),
+        str(sum(record.num_new for record in done)),
+        str(sum(record.num_kept for record in done)),
+        show.as_bytes(sum(record.size_bytes for record in done)),
+    )
+    show.finish("Rendered", ["folder", "new clips", "were done", "on disk"], [row], outcomes, as_json=json)
+
+
+def _sample_scenes(out: Path, *, as_json: bool) -> None:
     from cope_cli.stages.samples import write_sample_videos
 
     with show.batch_progress("render frames", 0) as progress:
         paths = write_sample_videos(out, lambda done, total: progress.update("frames", done, total))
-    if json:
+    if as_json:
         show.print_json(paths)
     else:
         show.print_table("Rendered", ["file", "size"], [(str(p), show.as_bytes(p.stat().st_size)) for p in paths])

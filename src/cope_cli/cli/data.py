@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from cope_cli.cli import show
 from cope_cli.cli.options import DEFAULT_CACHE, CacheOption, ForceOption, JsonOption, WorkersOption
 from cope_cli.config import EncodeConfig, ExtractConfig
+
+if TYPE_CHECKING:
+    from cope_cli.stages.batch import Outcome
+    from cope_cli.world.write import WrittenRecord
 
 
 def encode(
@@ -96,6 +100,10 @@ def scenes(
     objects: Annotated[str, typer.Option(help="Things at the start of a clip: 1, or 1-4.")] = "1-4",
     two_gops: Annotated[float, typer.Option(help="Share of clips of two GOPs: 16 seconds instead of 8.")] = 0.1,
     size: Annotated[int, typer.Option(help="Side of the pictures in pixels.")] = 128,
+    sheet: Annotated[
+        Path | None,
+        typer.Option(help="Draw the first clips slot by slot, with questions: a PNG.", dir_okay=False),
+    ] = None,
     workers: WorkersOption = 0,
     force: ForceOption = False,
     json: JsonOption = False,
@@ -105,18 +113,41 @@ def scenes(
         _sample_scenes(out, as_json=json)
         return
     from cope_cli.world.groups import WorldConfig
-    from cope_cli.world.write import world_batch
+    from cope_cli.world.write import draw_world, world_batch
 
     config = WorldConfig(seed=seed, split=split, size_px=size, objects=objects, two_gops=two_gops)
-    outcomes = show.run_batch("render clips", world_batch(config, num, out, workers=workers, force=force))
+    clips, items = draw_world(config, num)
+    if sheet:
+        from cope_cli.world.sheet import NUM_ON_SHEET, write_sheet
+
+        write_sheet(sheet, clips[:NUM_ON_SHEET], items)
+    batch = world_batch(config, clips, items, out, workers=workers, force=force)
+    _show_world(out, show.run_batch("render clips", batch), items, as_json=json)
+
+
+def _show_world(
+    out: Path, outcomes: list[Outcome[WrittenRecord]], items: list[dict[str, Any]], *, as_json: bool
+) -> None:
+    """Print what was written, and for each kind of question what one gets right without seeing anything move."""
+    from cope_cli.world.chance import chance
+
+    if not as_json:
+        rows = [
+            (
+                f"{row.kind} ({row.form})",
+                row.needs,
+                str(row.num_items),
+                f"{row.best_constant:.1%}",
+                "all" if row.best_from_iframes is None else f"{row.best_from_iframes:.1%}",
+            )
+            for row in chance(items)
+        ]
+        show.print_table("Questions", ["kind", "needs", "items", "best constant", "from I-frames"], rows)
     done = [outcome.result for outcome in outcomes if outcome.result is not None]
-    row = (
-        str(out),
-        str(sum(record.num_new for record in done)),
-        str(sum(record.num_kept for record in done)),
-        show.as_bytes(sum(record.size_bytes for record in done)),
-    )
-    show.finish("Rendered", ["folder", "new clips", "were done", "on disk"], [row], outcomes, as_json=json)
+    counts = (sum(record.num_new for record in done), sum(record.num_kept for record in done))
+    size = show.as_bytes(sum(record.size_bytes for record in done))
+    columns = ["folder", "new clips", "were done", "on disk"]
+    show.finish("Rendered", columns, [(str(out), *map(str, counts), size)], outcomes, as_json=as_json)
 
 
 def _sample_scenes(out: Path, *, as_json: bool) -> None:

@@ -7,12 +7,14 @@ group have the same pictures in all their I-frames.
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from cope_cli.errors import UsageError
+from cope_cli.files import canonical_json
 from cope_cli.world.acts import Canvas, NoRoomError, act
 from cope_cli.world.records import GOP_FRAMES, GOP_SECONDS, OPPOSITE, Clip, Part, Shot
 from cope_cli.world.themes import (
@@ -78,14 +80,20 @@ class WorldConfig:
         """Return the fields as JSON values."""
         return asdict(self)
 
+    @property
+    def key(self) -> str:
+        """Six hex digits that stand for all the fields."""
+        fields = canonical_json({"world": WORLD_VERSION, **self.to_dict()})
+        return hashlib.sha256(fields.encode()).hexdigest()[:6]
+
     def stream(self, group: int, use: int) -> np.random.Generator:
         """Return the random stream of a group for one use."""
         key = np.random.SeedSequence([WORLD_VERSION, SPLITS.index(self.split), self.seed, group, use])
         return np.random.Generator(np.random.PCG64(key))
 
     def clip_name(self, index: int) -> str:
-        """Return the name of a clip's file, without ending."""
-        return f"{self.split}-{self.seed}-{index:06d}"
+        """Return the name of a clip's file, without ending: no other world has one of this name."""
+        return f"{self.split}-{self.key}-{index:06d}"
 
 
 def draw_group(config: WorldConfig, group: int) -> list[Clip]:
@@ -101,7 +109,7 @@ def draw_group(config: WorldConfig, group: int) -> list[Clip]:
     return [
         Clip(
             name=config.clip_name(group * NUM_TWINS + number),
-            group=f"{config.split}-{config.seed}-g{group:05d}",
+            group=f"{config.split}-{config.key}-g{group:05d}",
             twin=number,
             theme=theme,
             size_px=config.size_px,

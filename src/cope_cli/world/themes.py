@@ -357,18 +357,18 @@ def _unused(canvas: Canvas, start: Start, count: int) -> list[str]:
 
 #: Theme -> its weight with one thing in the world, and with several.
 THEMES: dict[str, tuple[Theme, float, float]] = {
-    "direction": (direction, 0.3, 0.18),
-    "two ways": (two_ways, 0.15, 0.08),
-    "what": (what, 0.27, 0.14),
-    "state": (state, 0.13, 0.08),
+    "direction": (direction, 0.28, 0.13),
+    "two ways": (two_ways, 0.14, 0.07),
+    "what": (what, 0.28, 0.13),
+    "state": (state, 0.15, 0.07),
     "changes": (changes, 0.15, 0.08),
     "which": (which, 0.0, 0.11),
-    "faster": (faster, 0.0, 0.09),
-    "order": (order, 0.0, 0.09),
-    "meeting": (meeting, 0.0, 0.07),
+    "faster": (faster, 0.0, 0.12),
+    "order": (order, 0.0, 0.12),
+    "meeting": (meeting, 0.0, 0.1),
     "camera": (camera, 0.0, 0.09),
     "appearing": (appearing, 0.0, 0.05),
-    "counting": (counting, 0.0, 0.05),
+    "counting": (counting, 0.0, 0.06),
 }
 #: Themes that are about two things, and need them.
 NEEDS_TWO = ("which", "faster", "order", "meeting")

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -53,36 +53,18 @@ class WrittenRecord:
     size_bytes: int
 
 
-def world_batch(
-    config: WorldConfig, num_clips: int, folder: Path, *, workers: int = 0, force: bool = False
-) -> Batch[WrittenRecord]:
-    """Prepare the rendering of clips; records and questions are written at once.
+def draw_world(config: WorldConfig, num_clips: int) -> tuple[list[Clip], list[dict[str, Any]]]:
+    """Return the records of a world's first clips, and the items about them.
 
     Args:
         config: which world.
         num_clips: how many clips, a multiple of four (the twins of a group).
-        folder: where to.
-        workers: processes at a time; 0 means one per core.
-        force: write clips again that are there, and replace other settings.
 
     Raises:
-        UsageError: the number does not fit, or the folder holds clips of other settings.
-        StorageError: the folder cannot be written.
+        UsageError: it is not.
     """
     if num_clips < NUM_TWINS or num_clips % NUM_TWINS:
         raise UsageError(f"--num {num_clips}: expected a multiple of {NUM_TWINS}, the clips of a group of twins")
-    _claim(folder, config, force=force)
-    clips, items = draw_world(config, num_clips)
-    write_text(folder / "scenes.jsonl", "".join(json.dumps(clip.to_dict()) + "\n" for clip in clips))
-    write_text(folder / "questions.json", json.dumps(items, indent=1) + "\n")
-    num_groups = num_clips // NUM_TWINS
-    names = [f"{first}-{min(first + _ITEM_GROUPS, num_groups) - 1}" for first in range(0, num_groups, _ITEM_GROUPS)]
-    work = partial(_write_groups, config=config, folder=folder, force=force)
-    return Batch(items=names, work=work, workers=workers)
-
-
-def draw_world(config: WorldConfig, num_clips: int) -> tuple[list[Clip], list[dict[str, Any]]]:
-    """Return the records of the first clips of a world, and the items about them."""
     clips: list[Clip] = []
     items: list[dict[str, Any]] = []
     for group in range(num_clips // NUM_TWINS):
@@ -90,6 +72,38 @@ def draw_world(config: WorldConfig, num_clips: int) -> tuple[list[Clip], list[di
         clips += twins
         items += questions_of(twins, config.stream(group, 1))
     return clips, items
+
+
+def world_batch(
+    config: WorldConfig,
+    clips: Sequence[Clip],
+    items: Sequence[dict[str, Any]],
+    folder: Path,
+    *,
+    workers: int = 0,
+    force: bool = False,
+) -> Batch[WrittenRecord]:
+    """Prepare the rendering of clips; their records and questions are written at once.
+
+    Args:
+        config: which world.
+        clips: from `draw_world`.
+        items: from `draw_world`.
+        folder: where to.
+        workers: processes at a time; 0 means one per core.
+        force: write clips again that are there, and replace other settings.
+
+    Raises:
+        UsageError: the folder holds clips of other settings.
+        StorageError: the folder cannot be written.
+    """
+    _claim(folder, config, force=force)
+    write_text(folder / "scenes.jsonl", "".join(json.dumps(clip.to_dict()) + "\n" for clip in clips))
+    write_text(folder / "questions.json", json.dumps(items, indent=1) + "\n")
+    num_groups = len(clips) // NUM_TWINS
+    names = [f"{first}-{min(first + _ITEM_GROUPS, num_groups) - 1}" for first in range(0, num_groups, _ITEM_GROUPS)]
+    work = partial(_write_groups, config=config, folder=folder, force=force)
+    return Batch(items=names, work=work, workers=workers)
 
 
 def read_scenes(path: Path) -> list[Clip]:

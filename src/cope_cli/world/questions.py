@@ -20,7 +20,7 @@ from cope_cli.stages.scenes import COLOURS
 from cope_cli.world import facts
 from cope_cli.world.records import GOP_FRAMES, Clip, Shot
 from cope_cli.world.themes import SHAPES
-from cope_cli.world.words import CELLS, CHOICE_LINE, LETTERS, NUMBERS, WHICH, WORDINGS
+from cope_cli.world.words import CELLS, CHOICE_LINE, LETTERS, NONE, NONE_REPLY, NUMBERS, WHICH, WORDINGS
 
 DATA_SOURCE = "cope_scenes"
 #: Motion kind -> so many different answers it needs among the twins: all there are, where that is a closed set.
@@ -115,6 +115,8 @@ def questions_of(clips: Sequence[Clip], rng: np.random.Generator) -> list[dict[s
 def _item(wording: tuple[str, str], a: str, b: str, answer: str, options: Sequence[str] | None) -> dict[str, Any]:
     """Return what is said, and the short answer: the letter where there are options."""
     question, reply = wording[0].format(a=a, b=b), wording[1].format(a=a, b=b, x=answer)
+    if answer == NONE:
+        reply = NONE_REPLY
     if options is not None:
         lines = [f"{letter}. {option}" for letter, option in zip(LETTERS, options, strict=False)]
         question = "\n".join([question, *lines, CHOICE_LINE])

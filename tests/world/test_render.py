@@ -134,7 +134,9 @@ def test_laying_is_exact_at_whole_pixels_and_cut_off_outside():
         assert np.array_equal(picture, expected[2:10, 2:10])
 
 
-def test_rounding_to_bytes_clips():
-    out = np.empty((1, 1, 3), np.uint8)
-    kernels.to_bytes(np.array([[[-3.0, 127.6, 300.0]]], np.float32), out)
-    assert out.tolist() == [[[0, 128, 255]]]
+def test_rounding_to_bytes_clips_and_stays_in_its_box():
+    out = np.full((2, 2, 3), 9, np.uint8)
+    picture = np.empty((2, 2, 3), np.float32)
+    picture[:] = -3.0, 127.6, 300.0
+    kernels.to_bytes(picture, out, 1, 2, 0, 1)
+    assert out.tolist() == [[[9, 9, 9], [9, 9, 9]], [[0, 128, 255], [9, 9, 9]]]

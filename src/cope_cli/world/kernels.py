@@ -78,10 +78,19 @@ def lay(picture, sprite, x_px, y_px, cosine, sine, scale):  # type: ignore[no-un
 
 
 @compiled
-def to_bytes(picture, out):  # type: ignore[no-untyped-def]
-    """Round a float32 picture into an uint8 one of the same shape, (H, W, 3)."""
-    for row in range(picture.shape[0]):
-        for column in range(picture.shape[1]):
+def to_bytes(picture, out, top, bottom, left, right):  # type: ignore[no-untyped-def]
+    """Round a box of a float32 picture into an uint8 one of the same shape, (H, W, 3).
+
+    Args:
+        picture: (H, W, 3) float32.
+        out: (H, W, 3) uint8; changed inside the box only.
+        top: first row of the box.
+        bottom: the row after its last.
+        left: first column.
+        right: the column after its last.
+    """
+    for row in range(top, bottom):
+        for column in range(left, right):
             for channel in range(3):
                 value = np.rint(picture[row, column, channel])
                 out[row, column, channel] = np.uint8(min(max(value, np.float32(0)), np.float32(255)))

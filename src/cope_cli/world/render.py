@@ -66,22 +66,47 @@ def _render_shot(shot: Shot, size_px: int, painter: Painter) -> Iterator[NDArray
     things = sorted(shot.things, key=lambda thing: -thing.depth)
     layers = [(painter.sprite(thing), track_of(thing, shot.num_frames)) for thing in things]
     bare, full = (np.empty((size_px, size_px, 3), np.float32) for _ in range(2))
+    bare_bytes = np.empty((size_px, size_px, 3), np.uint8)
     for frame in range(shot.num_frames):
         if frame == 0 or (camera_x[frame], camera_y[frame]) != (camera_x[frame - 1], camera_y[frame - 1]):
             kernels.crop(world, camera_x[frame], camera_y[frame], bare)
-        full[:] = bare
-        for sprite, track in layers:
-            if track.is_there[frame]:
-                _lay(full, sprite, track, frame, camera_x[frame], camera_y[frame])
-        picture = np.empty((size_px, size_px, 3), np.uint8)
-        kernels.to_bytes(full, picture)
+            kernels.to_bytes(bare, bare_bytes, 0, size_px, 0, size_px)
+        picture = bare_bytes.copy()
+        shown = [
+            _Placed(sprite, track, frame, camera_x[frame], camera_y[frame])
+            for sprite, track in layers
+            if track.is_there[frame]
+        ]
+        boxes = [placed.box(size_px) for placed in shown]
+        for top, bottom, left, right in boxes:  # all of them first: they may overlap
+            full[top:bottom, left:right] = bare[top:bottom, left:right]
+        for placed in shown:
+            placed.lay(full)
+        for box in boxes:
+            kernels.to_bytes(full, picture, *box)
         yield picture
 
 
-def _lay(picture: Floats32, sprite: Floats32, track: Track, frame: int, camera_x: float, camera_y: float) -> None:
-    turn = math.radians(track.degrees[frame])
-    x_px, y_px = np.rint(track.x_px[frame]) - camera_x, np.rint(track.y_px[frame]) - camera_y
-    kernels.lay(picture, sprite, x_px, y_px, math.cos(turn), math.sin(turn), track.scale[frame])
+class _Placed:
+    """A sprite at its place in one frame."""
+
+    def __init__(self, sprite: Floats32, track: Track, frame: int, camera_x: float, camera_y: float) -> None:
+        self.sprite = sprite
+        self.x_px, self.y_px = round(float(track.x_px[frame]) - camera_x), round(float(track.y_px[frame]) - camera_y)
+        turn = math.radians(track.degrees[frame])
+        self.cosine, self.sine = math.cos(turn), math.sin(turn)
+        self.scale = float(track.scale[frame])
+
+    def box(self, size_px: int) -> tuple[int, int, int, int]:
+        """Return the rows and columns (top, bottom, left, right) outside of which nothing of it can be."""
+        reach = math.ceil(0.5 * len(self.sprite) * self.scale * (abs(self.cosine) + abs(self.sine)))
+        rows = max(0, self.y_px - reach), min(size_px, self.y_px + reach + 1)
+        columns = max(0, self.x_px - reach), min(size_px, self.x_px + reach + 1)
+        return rows[0], max(rows), columns[0], max(columns)
+
+    def lay(self, picture: Floats32) -> None:
+        """Lay it over a picture."""
+        kernels.lay(picture, self.sprite, self.x_px, self.y_px, self.cosine, self.sine, self.scale)
 
 
 def _background(seed: int, size_px: int) -> Floats32:

@@ -12,19 +12,8 @@ import cope_cli
 
 ROOT = Path(cope_cli.__file__).parent
 LAYERS = [
-    "errors",
-    "files",
-    "config",
-    "codec",
-    "cache",
-    "model",
-    "data",
-    "stages",
-    "train",
-    "api",
-    "bench",
-    "inspect",
-    "cli",
+    *("errors", "files", "config", "codec", "cache", "model", "data", "stages"),
+    *("world", "train", "api", "bench", "inspect", "cli"),
 ]
 MODULES = sorted(path for path in ROOT.rglob("*.py") if path.name != "__main__.py")
 PURE = ["config", "codec/gop", "model/token_plan", "errors"]

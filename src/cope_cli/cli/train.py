@@ -53,7 +53,10 @@ SkipOption = Annotated[
 TimeoutOption = Annotated[
     float, typer.Option("--rank-timeout", help="Minutes that a rank waits for others, such as one that adds frames.")
 ]
-PresetOption = Annotated[str | None, typer.Option(help="Preset of a fresh Delta-encoder: paper, wide or small.")]
+PresetOption = Annotated[str | None, typer.Option(help="Preset of a fresh Delta-encoder: paper, wide, small or tiny.")]
+BranchesOption = Annotated[
+    Any, typer.Option(help="Branches of a fresh Delta-encoder: both, motion or residual.", parser=str, metavar="TEXT")
+]
 RecipeOption = Annotated[
     str | None,
     typer.Option(help="Defaults of rate, warm-up, steps and batch: paper or small; by the model if none."),
@@ -84,6 +87,7 @@ def pretrain(
     model: ModelOption = None,
     recipe: RecipeOption = None,
     delta_preset: PresetOption = None,
+    delta_branches: BranchesOption = "both",
     fusion: FusionOption = 30,
     fusion_mix: FusionMixOption = None,
     grid: GridOption = 224,
@@ -123,6 +127,7 @@ def pretrain(
         model=model,
         recipe=recipe,
         delta_preset=delta_preset,
+        delta_branches=delta_branches,
         fusion_frames=fusion,
         fusion_mix=parse_windows(fusion_mix),
         held_out=held_out,
@@ -171,6 +176,7 @@ def finetune(
         str | None, typer.Option(help="Pretrain run, Delta-encoder folder, or fresh; the newest pretrain run if none.")
     ] = None,
     delta_preset: PresetOption = None,
+    delta_branches: BranchesOption = "both",
     keyframes: Annotated[
         str, typer.Option(help="K: slots per GOP shown as RGB; or several with weights, drawn per sample: 1:2,2:1,4:1.")
     ] = "4",
@@ -182,6 +188,10 @@ def finetune(
     ] = None,
     train_vision: TrainVisionOption = False,
     vision_lr: Annotated[float, typer.Option(help="Peak learning rate of the vision tower.")] = 2e-6,
+    pack: Annotated[
+        int, typer.Option(help="Up to this many items of a video share its visual tokens in one sequence.")
+    ] = 1,
+    delta: Annotated[str, typer.Option(help="on; off trains on RGB slots alone, a control.")] = "on",
     group_by_length: Annotated[
         bool, typer.Option("--group-by-length", help="Make batches of items of similar length.")
     ] = False,
@@ -220,6 +230,7 @@ def finetune(
         model=model,
         delta_encoder=delta_encoder,
         delta_preset=delta_preset,
+        delta_branches=delta_branches,
         keyframes=keyframes,
         max_gops=max_gops,
         freeze=tuple(frozen or ()),
@@ -227,6 +238,8 @@ def finetune(
         lora_alpha=lora_alpha,
         train_vision=train_vision,
         group_by_length=group_by_length,
+        pack=pack,
+        delta=delta,
         vision_learning_rate=vision_lr,
         fusion_frames=fusion,
         grid_px=grid,

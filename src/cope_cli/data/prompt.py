@@ -67,12 +67,14 @@ class Prompt:
         ids: token ids; 0 at visual positions, which are filled from the slots.
         kinds: `TokenKind` of each position.
         labels: the ids to be learned, -100 elsewhere.
+        block: of a packed prompt, 0 for the prefix and else the question's number, from 1; None for one question.
     """
 
     plan: TokenPlan
     ids: tuple[int, ...]
     kinds: tuple[int, ...]
     labels: tuple[int, ...]
+    block: tuple[int, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.ids)

@@ -97,7 +97,7 @@ def choose_delta_encoder(base: Base, config: FinetuneConfig, runs_root: Path) ->
         CheckpointError: it does not fit the model or the data; says in what.
     """
     if config.delta_encoder == FRESH:
-        return fresh_delta_encoder(base, config, config.delta_preset), "fresh, as asked for"
+        return fresh_delta_encoder(base, config), "fresh, as asked for"
     if config.delta_encoder is not None:
         folder = delta_encoder_folder(config.delta_encoder, runs_root)
         return _checked(load_delta_encoder(folder), base, config), str(folder)
@@ -112,7 +112,7 @@ def choose_delta_encoder(base: Base, config: FinetuneConfig, runs_root: Path) ->
         if config.model is None or loaded.vision_sha256 == base.vision_sha256:
             return _checked(loaded, base, config), f"{folder}, the newest finished pretrain run"
     why = f"none of the {len(runs)} finished pretrain runs in {runs_root} is for this vision tower"
-    fresh = fresh_delta_encoder(base, config, config.delta_preset)
+    fresh = fresh_delta_encoder(base, config)
     return fresh, f"fresh: {why if runs else f'no finished pretrain run in {runs_root}'}"
 
 
@@ -161,6 +161,7 @@ def _dataset(
         context_tokens=base.model.context_tokens,
         keyframes_per_gop=config.keyframe_mix.counts[-1],
         max_gops=config.max_gops,
+        include_delta=config.delta == "on",
     )
     dataset = FinetuneDataset(
         data.items,
@@ -171,6 +172,7 @@ def _dataset(
         seed=config.seed,
         video_root=config.video_root,
         skip_bad=config.skip_bad > 0,
+        pack=config.pack,
     )
     return dataset, index.entries, [*bad, *dataset.bad]
 

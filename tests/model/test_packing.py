@@ -101,7 +101,9 @@ def test_the_same_question_with_two_answers_keeps_what_predicts_the_answer_apart
     assert packed.labels[first + 1] != IGNORED_LABEL
 
 
-def test_prompts_of_other_slots_share_no_prefix(model_and_tokenizer: tuple[VideoLM, Any], prompts: list[Prompt]) -> None:
+def test_prompts_of_other_slots_share_no_prefix(
+    model_and_tokenizer: tuple[VideoLM, Any], prompts: list[Prompt]
+) -> None:
     model, tokenizer = model_and_tokenizer
     builder = PromptBuilder(tokenizer=tokenizer, costs=model.token_costs, context_tokens=4096)
     longer = Timeline(slot_gop=(0, 0), slot_seconds=(0.0, 1.0), window_seconds=1.0, video_seconds=2.0)

@@ -1,4 +1,4 @@
-"""The settings of the two training stages. What is None is decided by what is trained; `resolved` says by what rule.
+"""The settings of the training stages. What is None is decided by what is trained; `resolved` says by what rule.
 
 Imports neither torch nor transformers, so that a command can show its defaults at once.
 """
@@ -182,8 +182,36 @@ class TrainConfig:
 
 def _json_value(value: Any) -> Any:
     if isinstance(value, tuple):
-        return list(value)
+        return [_json_value(one) for one in value]
     return str(value) if isinstance(value, Path) else value
+
+
+@dataclass(frozen=True, kw_only=True)
+class VisionConfig(TrainConfig):
+    """Training cope-tiny's vision tower from nothing.
+
+    Attributes:
+        data: folders of `cope scenes`, with the clips' records.
+        held_out: share of the clips that are kept from training and evaluated on at the end; 0 keeps none.
+        eval_frames: held-out frames that are evaluated, at most.
+    """
+
+    data: tuple[Path, ...]
+    batch_size: int = 64
+    grid_px: int = 128
+    held_out: float = 0.05
+    eval_frames: int = 1000
+
+    SMALL_STEPS: ClassVar[int] = 1000
+    SMALL_LEARNING_RATE: ClassVar[float] = 1e-3
+    FREE: ClassVar[frozenset[str]] = TrainConfig.FREE | {"eval_frames"}
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.data:
+            raise UsageError("--data: expected at least one folder of `cope scenes`")
+        self._check("held_out", lambda value: 0 <= value < 1, "0 or more and below 1")
+        self._check("eval_frames", lambda value: value >= 1, "at least 1")
 
 
 @dataclass(frozen=True, kw_only=True)

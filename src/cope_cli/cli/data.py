@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from cope_cli.cli import show
 from cope_cli.cli.options import DEFAULT_CACHE, CacheOption, ForceOption, JsonOption, WorkersOption
 from cope_cli.config import EncodeConfig, ExtractConfig
+
+if TYPE_CHECKING:
+    from cope_cli.stages.batch import Outcome
+    from cope_cli.world.write import WrittenRecord
 
 
 def encode(
@@ -87,15 +91,71 @@ def extract(
 
 
 def scenes(
-    out: Annotated[Path, typer.Option(help="Folder for the clips and qa.json.", file_okay=False)],
+    out: Annotated[Path, typer.Option(help="Folder for the clips and the questions.", file_okay=False)],
+    num: Annotated[
+        int | None, typer.Option(help="Render so many clips of the small world, in twins of four.", min=4)
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Decides every clip and question, together with --split.")] = 0,
+    split: Annotated[str, typer.Option(help="train, val or test: clips of one are never in another.")] = "train",
+    objects: Annotated[str, typer.Option(help="Things at the start of a clip: 1, or 1-4.")] = "1-4",
+    two_gops: Annotated[float, typer.Option(help="Share of clips of two GOPs: 16 seconds instead of 8.")] = 0.1,
+    size: Annotated[int, typer.Option(help="Side of the pictures in pixels.")] = 128,
+    sheet: Annotated[
+        Path | None,
+        typer.Option(help="Draw the first clips slot by slot, with questions: a PNG.", dir_okay=False),
+    ] = None,
+    workers: WorkersOption = 0,
+    force: ForceOption = False,
     json: JsonOption = False,
 ) -> None:
-    """Render the sample clips and their questions again."""
+    """Render clips of a small world with questions and exact answers; without --num, the sample clips again."""
+    if num is None:
+        _sample_scenes(out, as_json=json)
+        return
+    from cope_cli.world.groups import WorldConfig
+    from cope_cli.world.write import draw_world, world_batch
+
+    config = WorldConfig(seed=seed, split=split, size_px=size, objects=objects, two_gops=two_gops)
+    clips, items = draw_world(config, num)
+    if sheet:
+        from cope_cli.world.sheet import NUM_ON_SHEET, write_sheet
+
+        write_sheet(sheet, clips[:NUM_ON_SHEET], items)
+    batch = world_batch(config, clips, items, out, workers=workers, force=force)
+    _show_world(out, show.run_batch("render clips", batch), items, as_json=json)
+
+
+def _show_world(
+    out: Path, outcomes: list[Outcome[WrittenRecord]], items: list[dict[str, Any]], *, as_json: bool
+) -> None:
+    """Print what was written, and for each kind of question what one gets right without seeing anything move."""
+    from cope_cli.world.chance import chance
+
+    if not as_json:
+        rows = [
+            (
+                f"{row.kind} ({row.form})",
+                row.needs,
+                str(row.num_items),
+                f"{row.best_constant:.1%}",
+                "all" if row.best_from_iframes is None else f"{row.best_from_iframes:.1%}",
+            )
+            for row in chance(items)
+        ]
+        show.print_table("Questions", ["kind", "needs", "items", "best constant", "from I-frames"], rows)
+    done = [outcome.result for outcome in outcomes if outcome.result is not None]
+    counts = (sum(record.num_new for record in done), sum(record.num_kept for record in done))
+    size = show.as_bytes(sum(record.size_bytes for record in done))
+    columns = ["folder", "new clips", "were done", "on disk"]
+    show.finish("Rendered", columns, [(str(out), *map(str, counts), size)], outcomes, as_json=as_json)
+
+
+def _sample_scenes(out: Path, *, as_json: bool) -> None:
     from cope_cli.stages.samples import write_sample_videos
 
     with show.batch_progress("render frames", 0) as progress:
         paths = write_sample_videos(out, lambda done, total: progress.update("frames", done, total))
-    if json:
+    if as_json:
         show.print_json(paths)
     else:
         show.print_table("Rendered", ["file", "size"], [(str(p), show.as_bytes(p.stat().st_size)) for p in paths])

@@ -16,7 +16,14 @@ from pathlib import Path
 import av
 import numpy as np
 from av.container import OutputContainer
-from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc, Interpolation
+from av.video.reformatter import (
+    ColorPrimaries,
+    ColorRange,
+    Colorspace,
+    ColorTrc,
+    Interpolation,
+    VideoReformatter,
+)
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
@@ -27,7 +34,7 @@ _MATRIX_SMPTE170M = 6  # AVCOL_SPC_SMPTE170M, the 525-line name of BT.601; PyAV'
 _SCALER = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.BITEXACT
 
 
-def write_h264(frames: Iterable[NDArray[np.uint8]], path: Path, *, fps: int, crf: int) -> None:
+def write_h264(frames: Iterable[NDArray[np.uint8]], path: Path, *, fps: int, crf: int, preset: str = "medium") -> None:
     """Write frames as an H.264 MP4, under a temporary name and then renamed.
 
     Args:
@@ -35,6 +42,7 @@ def write_h264(frames: Iterable[NDArray[np.uint8]], path: Path, *, fps: int, crf
         path: the file to write; its folder is made if need be, and a file already there is replaced.
         fps: frames per second, at least 1.
         crf: libx264's constant rate factor: 0 is the best quality and the largest file, 51 the worst.
+        preset: libx264's name for how much time it takes to make the file small.
 
     Raises:
         ValueError: no frames, a frame of another shape or type than the first, an odd size, or a number out of range.
@@ -52,7 +60,7 @@ def write_h264(frames: Iterable[NDArray[np.uint8]], path: Path, *, fps: int, crf
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with av.open(str(temporary), "w", format="mp4", options={"movflags": "faststart"}) as container:
-            stream = _add_stream(container, first.shape, fps=fps, crf=crf)
+            stream = _add_stream(container, first.shape, fps=fps, crf=crf, preset=preset)
             _encode(container, stream, chain([first], stream_of_frames))
         sync_file(temporary)
         temporary.replace(path)
@@ -72,9 +80,9 @@ def _check_picture(picture: NDArray[np.uint8]) -> None:
         raise ValueError(f"height and width must be even, found {picture.shape[0]} x {picture.shape[1]}")
 
 
-def _add_stream(container: OutputContainer, shape: tuple[int, ...], *, fps: int, crf: int) -> VideoStream:
+def _add_stream(container: OutputContainer, shape: tuple[int, ...], *, fps: int, crf: int, preset: str) -> VideoStream:
     """Add the one video stream, tagged BT.601 limited range."""
-    stream = container.add_stream("libx264", rate=fps, options={"crf": str(crf), "preset": "medium"})
+    stream = container.add_stream("libx264", rate=fps, options={"crf": str(crf), "preset": preset})
     stream.height, stream.width = shape[:2]
     stream.pix_fmt = "yuv420p"
     stream.thread_count = 1
@@ -87,12 +95,17 @@ def _add_stream(container: OutputContainer, shape: tuple[int, ...], *, fps: int,
 
 def _encode(container: OutputContainer, stream: VideoStream, frames: Iterator[NDArray[np.uint8]]) -> None:
     """Convert, encode and mux every frame, then what the encoder still holds."""
+    converter = VideoReformatter()  # one for all frames: setting it up takes longer than converting a small picture
     for index, picture in enumerate(frames):
         expected = (stream.height, stream.width, 3)
         if picture.shape != expected or picture.dtype != np.uint8:
             raise ValueError(f"frame {index} is {picture.shape} {picture.dtype}, frame 0 is {expected} uint8")
-        frame = av.VideoFrame.from_ndarray(picture, format="rgb24").reformat(
-            format="yuv420p", dst_colorspace=Colorspace.ITU601, dst_color_range=ColorRange.MPEG, interpolation=_SCALER
+        frame = converter.reformat(
+            av.VideoFrame.from_ndarray(picture, format="rgb24"),
+            format="yuv420p",
+            dst_colorspace=Colorspace.ITU601,
+            dst_color_range=ColorRange.MPEG,
+            interpolation=_SCALER,
         )
         frame.pts = index
         container.mux(stream.encode(frame))

@@ -188,7 +188,7 @@ def _move(start: Waypoint, end: Waypoint) -> Move:
     return Move(_direction(x_px, y_px), start.seconds, end.seconds, px_per_second)
 
 
-def _noise(rng: np.random.Generator, height: int, width: int, shortest_px: float, longest_px: float) -> Floats:
+def band_noise(rng: np.random.Generator, height: int, width: int, shortest_px: float, longest_px: float) -> Floats:
     """Return (height, width) float64 noise of unit variance: a band of 1/f amplitudes, repeating at its edges."""
     spectrum = np.fft.rfft2(rng.standard_normal((height, width)))
     frequency = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width))
@@ -203,8 +203,8 @@ def _world(shot: Shot) -> NDArray[np.uint8]:
     """Paint a shot's background, (world height, world width, 3): two tints flowing into each other, with grain."""
     rng = np.random.Generator(np.random.PCG64(shot.background_seed))
     size = (_WORLD_HEIGHT_PX, _WORLD_WIDTH_PX)
-    blend = 0.5 + 0.5 * np.tanh(1.2 * _noise(rng, *size, 120, 500))[..., None]
-    grain = 13.0 * _noise(rng, *size, 9, 90)[..., None]
+    blend = 0.5 + 0.5 * np.tanh(1.2 * band_noise(rng, *size, 120, 500))[..., None]
+    grain = 13.0 * band_noise(rng, *size, 9, 90)[..., None]
     first, second = (np.array(tint, dtype=np.float64) for tint in shot.tints)
     return np.rint(np.clip(first + (second - first) * blend + grain, 0, 255)).astype(np.uint8)
 
@@ -222,7 +222,7 @@ class _Sprite:
         self.reach_px = math.ceil(shape.radius_px) + 1
         size = 2 * self.reach_px + 2
         rng = np.random.Generator(np.random.PCG64(shape.seed))
-        self.spectrum = np.fft.rfft2(_noise(rng, size, size, 9, size))
+        self.spectrum = np.fft.rfft2(band_noise(rng, size, size, 9, size))
         self.offsets_px = np.arange(size, dtype=np.float64) - self.reach_px
         self.colour = np.array(COLOURS[shape.colour], dtype=np.float64)
 

@@ -1,0 +1,235 @@
+"""Questions about a group of twins, such that an I-frame does not answer those about motion.
+
+A motion question is put to its twins in the same words, and each of its answers is true in as many of them as every
+other. Whoever sees only the I-frames, which the twins share, can therefore be right no more often than once in so many
+times as there are answers: an item's `chance`. Where that cannot be had for a question, it is not asked.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+
+from cope_cli.stages.scenes import COLOURS
+from cope_cli.world import facts
+from cope_cli.world.records import GOP_FRAMES, Clip, Shot
+from cope_cli.world.themes import SHAPES
+from cope_cli.world.words import CELLS, CHOICE_LINE, LETTERS, NUMBERS, WHICH, WORDINGS
+
+DATA_SOURCE = "cope_scenes"
+#: Motion kind -> so many different answers it needs among the twins: all there are, where that is a closed set.
+_LEAST_ANSWERS = {
+    "direction": 4,
+    "first direction": 4,
+    "last direction": 4,
+    "state": 4,
+    "changes": 4,
+    "faster": 2,
+    "order": 2,
+    "what": 3,
+    "camera": 4,
+    "end": 3,
+    "meeting": 4,
+    "count at the end": 3,
+    "caption": 3,
+}
+_MOST_MOTION = 5  # questions to a group
+_MOST_STATIC = 2  # questions to a clip
+_CHOICE_SHARE = 0.45
+#: Kinds whose question says what there is to choose from, or has no options.
+_ALWAYS_OPEN = ("caption",)
+_STATIC_OPTIONS = {"count": NUMBERS[1:5], "colour": tuple(COLOURS), "shape": SHAPES, "start": CELLS}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Candidate:
+    """A motion question that could be put to the twins of a group.
+
+    Attributes:
+        kind: key of `WORDINGS`.
+        a: what stands for `{a}` in its words.
+        b: what stands for `{b}`.
+        answers: the true answer in each twin; None where there is none.
+        least_answers: so many different answers it needs.
+    """
+
+    kind: str
+    a: str = ""
+    b: str = ""
+    answers: tuple[str | None, ...]
+    least_answers: int
+
+    def asked_twins(self, rng: np.random.Generator) -> list[int]:
+        """Draw which twins it is put to: as many for each answer as for every other; none if that is too few."""
+        counts = Counter(answer for answer in self.answers if answer is not None)
+        if len(counts) < self.least_answers:
+            return []
+        each = min(counts.values())
+        chosen: list[int] = []
+        for answer in sorted(counts):
+            twins = [twin for twin, found in enumerate(self.answers) if found == answer]
+            chosen += [twins[index] for index in rng.permutation(len(twins))[:each]]
+        return sorted(chosen)
+
+
+def questions_of(clips: Sequence[Clip], rng: np.random.Generator) -> list[dict[str, Any]]:
+    """Return the items about the twins of one group, clip by clip.
+
+    Args:
+        clips: the twins.
+        rng: draws what is asked, in which words and form.
+    """
+    items: list[list[dict[str, Any]]] = [[] for _ in clips]
+    for candidate, twins in _chosen(clips, rng):
+        wording = WORDINGS[candidate.kind][rng.integers(len(WORDINGS[candidate.kind]))]
+        found = sorted({str(candidate.answers[twin]) for twin in twins})
+        is_choice = candidate.kind not in _ALWAYS_OPEN and rng.random() < _CHOICE_SHARE
+        options = [found[index] for index in rng.permutation(len(found))] if is_choice else None
+        for twin in twins:
+            item = _item(wording, candidate.a, candidate.b, str(candidate.answers[twin]), options)
+            kind = {"first direction": "direction", "last direction": "direction"}.get(candidate.kind, candidate.kind)
+            marks = {"kind": kind, "needs": "motion", "chance": 1 / len(found)}
+            items[twin].append({**item, **marks} | ({"form": "caption"} if kind == "caption" else {}))
+    for twin, clip in enumerate(clips):
+        items[twin] += _static(clip, rng)
+    return [
+        {
+            "id": f"{clip.name}-{number}",
+            "video": f"clips/{clip.name}.mp4",
+            "data_source": DATA_SOURCE,
+            **item,
+            "objects": clip.num_objects,
+            "twin": clip.group,
+        }
+        for clip, own in zip(clips, items, strict=True)
+        for number, item in enumerate(own)
+    ]
+
+
+def _item(wording: tuple[str, str], a: str, b: str, answer: str, options: Sequence[str] | None) -> dict[str, Any]:
+    """Return what is said, and the short answer: the letter where there are options."""
+    question, reply = wording[0].format(a=a, b=b), wording[1].format(a=a, b=b, x=answer)
+    if options is not None:
+        lines = [f"{letter}. {option}" for letter, option in zip(LETTERS, options, strict=False)]
+        question = "\n".join([question, *lines, CHOICE_LINE])
+        reply = answer = LETTERS[options.index(answer)]
+    said = [{"from": "human", "value": f"<image>\n{question}"}, {"from": "gpt", "value": reply}]
+    form = "open" if options is None else "choice"
+    return {"conversations": said, "form": form, "answer": answer, "options": None if options is None else [*options]}
+
+
+def _chosen(clips: Sequence[Clip], rng: np.random.Generator) -> Iterator[tuple[Candidate, list[int]]]:
+    """Draw motion questions that work, one of each kind before a second of any."""
+    able: dict[str, list[tuple[Candidate, list[int]]]] = {}
+    for candidate in _candidates(clips, rng):
+        twins = candidate.asked_twins(rng)
+        if twins:
+            able.setdefault(candidate.kind, []).append((candidate, twins))
+    first, second = [], []
+    for kind in [list(able)[index] for index in rng.permutation(len(able))]:
+        order = rng.permutation(len(able[kind]))
+        first.append(able[kind][order[0]])
+        second += [able[kind][index] for index in order[1:2]]
+    yield from (first + second)[:_MOST_MOTION]
+
+
+def _candidates(clips: Sequence[Clip], rng: np.random.Generator) -> Iterator[Candidate]:
+    """Yield every question that some theme could be about; most have no answer, or the same one in all twins."""
+    size_px, num_shots = clips[0].size_px, {len(clip.shots) for clip in clips}
+
+    def about_clip(kind: str, answer: Callable[[Clip], str | None], a: str = "") -> Candidate:
+        answers = tuple(answer(clip) for clip in clips)
+        return Candidate(kind=kind, a=a, answers=answers, least_answers=_LEAST_ANSWERS[kind])
+
+    yield about_clip("caption", facts.caption)
+    if clips[0].num_frames == GOP_FRAMES:
+        yield about_clip("camera", facts.camera)
+        yield about_clip("count at the end", facts.count_at_end)
+    if len(num_shots) == 1:
+        for name in _names(clips[0].shots[-1]):
+            yield about_clip("end", partial(facts.end, name=name), name)
+        for number in range(num_shots.pop()):
+            yield from _about_shots([clip.shots[number] for clip in clips], size_px, rng)
+        if len(clips[0].shots) == 1:
+            yield from _which([clip.shots[0] for clip in clips], size_px)
+
+
+def _names(shot: Shot) -> list[str]:
+    """Name the things that show when a shot begins."""
+    return [thing.name for thing in shot.things if thing.is_there]
+
+
+def _about_shots(shots: Sequence[Shot], size_px: int, rng: np.random.Generator) -> Iterator[Candidate]:
+    """Yield the questions about one shot of each twin."""
+
+    def ask(kind: str, answer: Callable[[Shot], str | None], a: str, b: str = "") -> Candidate:
+        answers = tuple(answer(shot) for shot in shots)
+        return Candidate(kind=kind, a=a, b=b, answers=answers, least_answers=_LEAST_ANSWERS[kind])
+
+    names = _names(shots[0])
+    for name in names:
+        yield ask("direction", partial(facts.direction, name=name), name)
+        yield ask("first direction", partial(facts.first_direction, name=name), name)
+        yield ask("last direction", partial(facts.last_direction, name=name), name)
+        yield ask("changes", partial(facts.changes, name=name), name)
+        yield ask("state", partial(facts.state, size_px=size_px, name=name), name)
+        yield ask("what", partial(facts.what, size_px=size_px, name=name), name)
+    for pair in combinations(names, 2):
+        a, b = (pair[index] for index in rng.permutation(2))
+        yield ask("faster", partial(facts.faster, name=a, other_name=b), a, b)
+    told = {text for shot in shots for _, text in facts.moments(shot, [thing.name for thing in shot.things])}
+    for pair in combinations(sorted(told), 2):
+        a, b = (pair[index] for index in rng.permutation(2))
+        yield ask("order", partial(facts.order, moment=a, other_moment=b), a, b)
+    met = shots[0].meeting
+    if met:
+        yield ask("meeting", facts.meeting, met.mover, met.other)
+
+
+def _which(shots: Sequence[Shot], size_px: int) -> Iterator[Candidate]:
+    """Yield the questions which thing does something; each thing that is there must be the answer in a twin."""
+    num_things = len(_names(shots[0]))
+    for verb in sorted(set(WHICH.values())):
+        if num_things < 2 and verb != WHICH["appear"]:
+            continue
+        answers = tuple(facts.which(shot, size_px, verb) for shot in shots)
+        least = 4 if verb == WHICH["appear"] or num_things > 2 else 2
+        yield Candidate(kind="which", a=verb, answers=answers, least_answers=least)
+
+
+def _static(clip: Clip, rng: np.random.Generator) -> list[dict[str, Any]]:
+    """Draw questions that the first frame answers."""
+    everything = [thing for shot in clip.shots for thing in shot.things]
+    there = [thing for thing in clip.shots[0].things if thing.is_there]
+    shapes = Counter(thing.shape for thing in everything)
+    able = [("count", "", str(len(there)))]
+    for thing in there:
+        able.append(("shape", thing.colour, thing.shape))
+        if shapes[thing.shape] == 1:
+            able.append(("colour", thing.shape, thing.colour))
+        place = facts.start(clip, thing.name)
+        if place:
+            able.append(("start", thing.name, place))
+    items = []
+    kinds = sorted({kind for kind, _, _ in able})
+    for kind in [kinds[index] for index in rng.permutation(len(kinds))][:_MOST_STATIC]:
+        among = [found for found in able if found[0] == kind]
+        _, about, answer = among[rng.integers(len(among))]
+        wording = WORDINGS[kind][rng.integers(len(WORDINGS[kind]))]
+        options = _static_options(kind, answer, rng) if rng.random() < _CHOICE_SHARE else None
+        marks = {"kind": kind, "needs": "static", "chance": None}
+        items.append({**_item(wording, about, "", answer, options), **marks})
+    return items
+
+
+def _static_options(kind: str, answer: str, rng: np.random.Generator) -> list[str]:
+    """Draw four options, the true one among them."""
+    others = [option for option in _STATIC_OPTIONS[kind] if option != answer]
+    options = [answer, *(others[index] for index in rng.permutation(len(others))[:3])]
+    return [options[index] for index in rng.permutation(len(options))]

@@ -52,13 +52,14 @@ A B C D It The What Which Where When How Does Is Are Please Yes No Nothing
 """
 
 
-def build_small_tokenizer(words: Collection[str] | None = None) -> Any:
+def build_small_tokenizer(words: Collection[str] | None = None, **fields: Any) -> Any:
     """Return a byte-level BPE tokenizer: bytes, some hundred whole words, then the four special tokens of ChatML.
 
     Any text can be written with it, and it is built here.
 
     Args:
         words: become single tokens, with and without a space before them, as do the prompt's; None takes those above.
+        fields: further ones of tokenizer_config.json, which may replace the chat template.
     """
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
@@ -78,10 +79,10 @@ def build_small_tokenizer(words: Collection[str] | None = None) -> Any:
         tokenizer_object=tokenizer,
         eos_token=TURN_END,
         pad_token=END_OF_TEXT,
-        chat_template=CHAT_TEMPLATE,
         model_max_length=CONTEXT_TOKENS,
         padding_side="left",
         clean_up_tokenization_spaces=False,
+        **{"chat_template": CHAT_TEMPLATE, **fields},
     )
 
 

@@ -22,6 +22,12 @@ from cope_cli.model.videolm import VideoLM
 
 #: Side of the vision tower's input and of the motion and residual grid: that of the rendered clips.
 SIZE_PX = 128
+# The short form of `data.prompt`: a question, the end of a turn, the answer, the end of a turn.
+_CHAT_TEMPLATE = (
+    "{{ '<|im_start|>' }}{% for message in messages %}"
+    "{% if message['role'] != 'system' %}{{ message['content'] + '<|im_end|>' }}{% endif %}"
+    "{% endfor %}"
+)
 #: Standard deviation of fresh weights: 0.02 is made for widths of thousands.
 _WEIGHT_STD = 0.05
 
@@ -79,7 +85,7 @@ def build_tiny_videolm(
     """
     from transformers import GenerationConfig, LlavaOnevisionForConditionalGeneration
 
-    tokenizer = build_small_tokenizer(words)
+    tokenizer = build_small_tokenizer(words, cope_prompt="short", chat_template=_CHAT_TEMPLATE)
     config = DeltaEncoderConfig.preset("tiny", **{"grid_px": SIZE_PX, **delta_changes})
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)

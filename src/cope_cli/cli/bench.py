@@ -28,6 +28,10 @@ RetrievalOption = Annotated[
 AccuracyOption = Annotated[
     str | None, typer.Option(metavar="MODEL", help="Right answers of a model, or of a finetune run, to --data.")
 ]
+AblationOption = Annotated[
+    Path | None,
+    typer.Option(metavar="SPEC", help="Trainings x seeds x evaluations, into --out; resumes.", dir_okay=False),
+]
 DataOption = Annotated[
     Path | None, typer.Option(help="Questions with answers, such as `cope scenes` writes (--accuracy).", dir_okay=False)
 ]
@@ -36,9 +40,7 @@ DeltaOption = Annotated[
 ]
 KeyframesOption = Annotated[int, typer.Option(help="K: slots per GOP shown as RGB (--accuracy).")]
 LimitOption = Annotated[int | None, typer.Option(help="Ask about the first so many videos alone (--accuracy).")]
-OutOption = Annotated[
-    Path | None, typer.Option(help="Folder for the results as JSON, PNG and single answers (--accuracy).")
-]
+OutOption = Annotated[Path | None, typer.Option(help="Folder for results as JSON and PNG (--accuracy, --ablation).")]
 ModelOption = Annotated[str | None, typer.Option(help="Vision tower's model, if not the run's (--retrieval).")]
 ShortSideOption = Annotated[
     int | None,
@@ -70,6 +72,7 @@ def bench(
     warp: WarpFlag = False,
     retrieval: RetrievalOption = None,
     accuracy: AccuracyOption = None,
+    ablation: AblationOption = None,
     data: DataOption = None,
     delta: DeltaOption = "on",
     keyframes: KeyframesOption = 1,
@@ -101,6 +104,7 @@ def bench(
         "warp": warp,
         "retrieval": retrieval is not None,
         "accuracy": accuracy is not None,
+        "ablation": ablation is not None,
     }
     name = _chosen(flags)
     from cope_cli.cli import bench_data, bench_model
@@ -109,6 +113,10 @@ def bench(
         from cope_cli.cli import bench_answers
 
         bench_answers.accuracy(accuracy, data, delta, keyframes, limit, device, out, cache, runs, json)
+    elif ablation is not None:
+        from cope_cli.cli import bench_answers
+
+        bench_answers.ablation(ablation, device, out, cache, json)
     elif retrieval is not None:
         bench_model.retrieval(retrieval, videos or [], model, fusion, device, cache, runs, json)
     elif name == "tokens":

@@ -1,4 +1,4 @@
-"""`cope bench --accuracy`: how many questions a model answers right."""
+"""`cope bench --accuracy` and `--ablation`: how many questions models answer right."""
 
 from __future__ import annotations
 
@@ -66,3 +66,49 @@ def accuracy(
             for row in report.rows
         ],
     )
+
+
+def ablation(specification: Path, device: str, out: Path | None, cache: Path, json: bool) -> None:
+    """Run what is not done of an ablation and show its table."""
+    from cope_cli.bench.ablation import draw_ablation, read_ablation, run_ablation, table
+    from cope_cli.cache.store import Cache
+
+    if out is None:
+        raise UsageError("--ablation: it needs --out FOLDER, for results and training runs")
+    what = read_ablation(specification)
+    results = run_ablation(
+        what, Cache(cache), out, device=device, on_note=lambda text: show.err.print(text, style="dim", highlight=False)
+    )
+    rows = table(what, results)
+    names = [name for name in rows[0]["shares"] if name == "all" or not name.startswith("form ")]
+    for name in names:
+        draw_ablation(rows, name, out / f"{name.replace(' ', '-')}.png")
+    if json:
+        show.print_json({"table": rows})
+        return
+    show.print_table(
+        f"Right answers in percent, means of {len(what.seeds)} seeds (least to most), to {what.test}",
+        ["variant", "tokens a GOP", *names],
+        [
+            (
+                str(row["variant"]),
+                str(row["tokens_per_gop"]),
+                *(
+                    f"{100 * share['mean']:.1f} ({100 * share['least']:.1f} to {100 * share['most']:.1f})"
+                    for share in (row["shares"][name] for name in names)
+                ),
+            )
+            for row in rows
+        ],
+    )
+    show.out.print(
+        "chance: " + ", ".join(f"{name} {100 * rows[0]['shares'][name]['chance']:.1f}" for name in names),
+        highlight=False,
+    )
+    for row in rows:
+        if "retrieval" in row:
+            recalls = ", ".join(
+                f"{name} {' / '.join(f'{100 * value:.1f}' for value in ranks.values())}"
+                for name, ranks in row["retrieval"].items()
+            )
+            show.out.print(f"{row['variant']}: retrieval at 1 / 2 / 5: {recalls}", highlight=False)

@@ -8,6 +8,7 @@ An item is a training item with some fields more, of which each may be absent:
 "form": "open", "choice" or "caption"    how it is asked; "open" where absent
 "answer": "left"                         the short answer; where absent, what the item has as its answer
 "options": ["left", "right", ...]        of a choice, in the order of their letters
+"chance": 0.25                           what guessing scores, where the data knows it
 ```
 
 An open answer is right if its words are the expected ones, or contain them and no other answer that the data has for
@@ -42,6 +43,7 @@ class JudgedQuestion:
         form: "open", "choice" or "caption".
         answer: the short answer.
         options: of a choice, in the order of their letters.
+        chance: share of right answers of whoever sees no motion, if the data says it.
     """
 
     item: Item
@@ -50,6 +52,7 @@ class JudgedQuestion:
     form: str
     answer: str
     options: tuple[str, ...] = ()
+    chance: float | None = None
 
     @property
     def text(self) -> str:
@@ -84,6 +87,7 @@ def read_judged(path: Path) -> list[JudgedQuestion]:
                 form=form,
                 answer=item.turns[-1].answer if answer is None else str(answer),
                 options=tuple(options or ()),
+                chance=None if value.get("chance") is None else float(value["chance"]),
             )
         )
     return found
@@ -141,15 +145,19 @@ def _chosen(text: str, options: Sequence[str]) -> int | None:
 
 
 def chance(questions: Sequence[JudgedQuestion]) -> float:
-    """Return the share of right answers of whoever always says the same to questions that look alike.
+    """Return the share of right answers of whoever guesses.
+
+    It is what the data says of each question, or else that of always saying the same to questions that look alike.
 
     Alike are those of one kind and form; choices that offer the same options in another order are told apart by what
     the right option says, since whoever guesses can read them.
     """
     groups: dict[tuple[str, str, tuple[str, ...]], Counter[str]] = defaultdict(Counter)
+    known = [question.chance for question in questions if question.chance is not None]
     for question in questions:
+        if question.chance is not None:
+            continue
         key = (question.kind, question.form, tuple(sorted(question.options)))
         picked = _chosen(question.answer, question.options) if question.options else None
         groups[key][question.answer if picked is None else question.options[picked]] += 1
-    total = sum(sum(counts.values()) for counts in groups.values())
-    return sum(max(counts.values()) for counts in groups.values()) / total if total else 0.0
+    return (sum(known) + sum(max(counts.values()) for counts in groups.values())) / max(len(questions), 1)

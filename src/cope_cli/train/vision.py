@@ -269,7 +269,7 @@ def _datasets(config: VisionConfig, index: VideoIndex, videolm: VideoLM) -> tupl
     clips = {path: clip for folder in config.data for path, clip in read_clips(folder).items()}
     entries: dict[str, PrimitivesEntry] = {n: e for n, e in index.entries.items() if e.source_path in clips}
     held = held_out_names(entries, config.held_out, config.seed)
-    parts = []
+    parts: list[VisionDataset] = []
     for is_held in (False, True):
         paths = {entry.source_path for name, entry in entries.items() if (name in held) == is_held}
         if is_held and not paths:

@@ -137,27 +137,22 @@ def patch_targets(things: Sequence[Seen], side: int, colours: Sequence[str], sha
     num = side * side
     middle = (np.arange(side) + 0.5) / side
     y, x = (axis.reshape(-1) for axis in np.meshgrid(middle, middle, indexing="ij"))
-    best = np.full(num, np.inf)
-    targets = PatchTargets(
-        is_seen=np.zeros(num, np.bool_),
-        is_centre=np.zeros(num, np.bool_),
-        colour=np.zeros(num, np.int64),
-        shape=np.zeros(num, np.int64),
-        place=np.zeros((num, 3), np.float32),
-    )
+    best: NDArray[np.float64] = np.full(num, np.inf)
+    is_seen, is_centre = np.zeros(num, np.bool_), np.zeros(num, np.bool_)
+    colour, shape = np.zeros(num, np.int64), np.zeros(num, np.int64)
+    place = np.zeros((num, 3), np.float32)
     for thing in things:
         outside = np.hypot(x - thing.x, y - thing.y) - thing.radius
         # Below zero, and lower for what is nearer to the viewer, where the patch's centre is covered.
         rank = np.where(outside < 0, thing.depth - 1000.0, outside)
         wins = (rank < best) & (outside < _REACH / side)
-        best = np.where(wins, rank, best)
-        targets.is_seen[wins] = True
-        targets.colour[wins] = colours.index(thing.colour)
-        targets.shape[wins] = shapes.index(thing.shape)
-        place = np.stack([(thing.x - x) * side, (thing.y - y) * side, np.full(num, thing.radius * side)], 1)
-        targets.place[wins] = place[wins]
-        targets.is_centre[int(thing.y * side) * side + int(thing.x * side)] = True
-    return targets
+        best[wins] = rank[wins]
+        is_seen[wins] = True
+        colour[wins], shape[wins] = colours.index(thing.colour), shapes.index(thing.shape)
+        own = np.stack([(thing.x - x) * side, (thing.y - y) * side, np.full(num, thing.radius * side)], 1)
+        place[wins] = own[wins]
+        is_centre[int(thing.y * side) * side + int(thing.x * side)] = True
+    return PatchTargets(is_seen=is_seen, is_centre=is_centre, colour=colour, shape=shape, place=place)
 
 
 class VisionDataset:

@@ -13,6 +13,8 @@ from cope_cli.model.placement import DeviceMap
 from cope_cli.train.runs import newest_finished_run
 from cope_cli.train.setup import delta_encoder_folder
 
+#: The small model in the package, docs/cope-tiny.md.
+SHIPPED_MODEL = Path(__file__).parents[1] / "models" / "cope-tiny"
 #: Names for the type of a model's weights; None keeps the stored type.
 DTYPES = {"auto": None, "fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -22,7 +24,8 @@ def find_model(named: str | Path | None, runs_root: Path) -> Path:
 
     Args:
         named: a model folder, a run folder with one inside, or a Hub id such as `lmms-lab/LLaVA-Video-7B-Qwen2`, which
-            is downloaded if it is not in Hugging Face's cache; None chooses the newest finished finetune run.
+            is downloaded if it is not in Hugging Face's cache; None chooses the newest finished finetune run, or else
+            the model that the package ships.
         runs_root: where training runs are.
 
     Raises:
@@ -32,6 +35,8 @@ def find_model(named: str | Path | None, runs_root: Path) -> Path:
         return model_folder(named)
     run = newest_finished_run(runs_root, "finetune")
     if run is None:
+        if SHIPPED_MODEL.is_dir():
+            return SHIPPED_MODEL
         raise CheckpointError(
             f"no model: none was named, and {runs_root} holds no finished finetune run",
             "Name a model folder with --model, or train one: `cope train pretrain`, "

@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from cope_cli.api.models import check_delta_mode
+from cope_cli.api.models import SHIPPED_MODEL, check_delta_mode
 from cope_cli.cache.frames import Frames
 from cope_cli.cache.primitives import Primitives
 from cope_cli.cache.store import Cache, PrimitivesEntry
@@ -28,6 +28,8 @@ from cope_cli.stages.frames import FramesRequest
 
 DeltaMode = Literal["on", "zero", "off"]
 DELTA_MODES: tuple[DeltaMode, ...] = ("on", "zero", "off")
+#: K of the paper's finetuned model, for models that do not say theirs.
+PAPER_KEYFRAMES = 4
 #: Called with (stage, seconds done, seconds in all) while a stage runs.
 OnStage = Callable[[str, float, float], None]
 
@@ -37,7 +39,7 @@ class AskConfig:
     """How a video is shown and how long the answer may be.
 
     Attributes:
-        keyframes_per_gop: K, slots per GOP shown as RGB.
+        keyframes_per_gop: K, slots per GOP shown as RGB; 0 takes the one the model was finetuned with, or 4.
         fusion_frames: fusion window s in frames; 0 takes the one the model was trained with.
         max_gops: longer videos are shown by this many evenly spaced GOPs (paper 4.1).
         delta: "on"; "zero" replaces the Delta-tokens by zeros (H.3); "off" leaves the P slots out (H.4).
@@ -45,7 +47,7 @@ class AskConfig:
         temperature: 0 takes the likeliest token each time.
     """
 
-    keyframes_per_gop: int = 4
+    keyframes_per_gop: int = 0
     fusion_frames: int = 0
     max_gops: int = 64
     delta: DeltaMode = "on"
@@ -53,8 +55,8 @@ class AskConfig:
     temperature: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.keyframes_per_gop < 1:
-            raise UsageError(f"--keyframes {self.keyframes_per_gop}: expected at least 1 per GOP")
+        if self.keyframes_per_gop < 0:
+            raise UsageError(f"--keyframes {self.keyframes_per_gop}: expected at least 1 per GOP, or 0 for the model's")
         if self.max_gops < 1:
             raise UsageError(f"--max-gops {self.max_gops}: expected at least 1")
         if self.delta not in DELTA_MODES:
@@ -63,6 +65,11 @@ class AskConfig:
             raise UsageError(f"--max-new-tokens {self.max_new_tokens}: expected at least 1")
         if self.temperature < 0:
             raise UsageError(f"--temperature {self.temperature}: expected 0 or more")
+
+
+def keyframes_shown(loaded: LoadedVideoLM, config: AskConfig) -> int:
+    """Return K: the one asked for, the one the model was finetuned with, or the paper's."""
+    return config.keyframes_per_gop or loaded.keyframes_per_gop or PAPER_KEYFRAMES
 
 
 def stage_settings(loaded: LoadedVideoLM, config: AskConfig) -> tuple[EncodeConfig, ExtractConfig, FramesRequest]:
@@ -77,13 +84,18 @@ def stage_settings(loaded: LoadedVideoLM, config: AskConfig) -> tuple[EncodeConf
         fusion_frames=config.fusion_frames or loaded.fusion_frames or ExtractConfig().fusion_frames,
         grid_px=ExtractConfig().grid_px if encoder is None else encoder.config.grid_px,
     )
-    frames = FramesRequest(size_px=loaded.model.vision_size_px, keyframes_per_gop=config.keyframes_per_gop)
+    frames = FramesRequest(size_px=loaded.model.vision_size_px, keyframes_per_gop=keyframes_shown(loaded, config))
     return EncodeConfig(), extract, frames
 
 
 def notes(loaded: LoadedVideoLM, config: AskConfig) -> list[str]:
     """Return what whoever reads the answers should know about model and settings."""
     found = list(loaded.notes)
+    if loaded.folder == SHIPPED_MODEL:
+        found.append(
+            "cope-tiny knows rendered scenes of coloured shapes, and nothing else: for other footage name a larger "
+            "model, such as --model lmms-lab/LLaVA-Video-7B-Qwen2"
+        )
     if loaded.model.delta_encoder is None:
         if config.delta == "off":
             found.append("no Delta-encoder: only the RGB slots are shown, which takes no training (paper H.4)")
@@ -215,7 +227,7 @@ class ShownVideo:
             tokenizer=loaded.tokenizer,
             costs=model.token_costs,
             context_tokens=model.context_tokens,
-            keyframes_per_gop=config.keyframes_per_gop,
+            keyframes_per_gop=keyframes_shown(loaded, config),
             max_gops=config.max_gops,
             include_delta=config.delta != "off",
         )

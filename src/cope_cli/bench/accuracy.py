@@ -17,7 +17,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from cope_cli.api.shown import AskConfig, ShownVideo
+from cope_cli.api.shown import AskConfig, ShownVideo, keyframes_shown
 from cope_cli.cache.store import Cache
 from cope_cli.data.judged import Judge, JudgedQuestion, chance
 from cope_cli.data.packing import pack_prompts
@@ -170,7 +170,7 @@ def measure_accuracy(
     return AccuracyReport(
         model=str(loaded.folder),
         data=data,
-        settings=asdict(config),
+        settings={**asdict(config), "keyframes_per_gop": keyframes_shown(loaded, config)},
         num_videos=len(by_video),
         rows=tuple(_rows(questions, right)),
         cpu_seconds=seconds,

@@ -38,7 +38,9 @@ DataOption = Annotated[
 DeltaOption = Annotated[
     str, typer.Option(help="on; zero replaces Delta-tokens by zeros, off leaves them out (--accuracy).")
 ]
-KeyframesOption = Annotated[int, typer.Option(help="K: slots per GOP shown as RGB (--accuracy).")]
+KeyframesOption = Annotated[
+    int, typer.Option(help="K: slots per GOP shown as RGB; 0 takes the model's, or 4 (--accuracy).")
+]
 LimitOption = Annotated[int | None, typer.Option(help="Ask about the first so many videos alone (--accuracy).")]
 OutOption = Annotated[Path | None, typer.Option(help="Folder for results as JSON and PNG (--accuracy, --ablation).")]
 ModelOption = Annotated[str | None, typer.Option(help="Vision tower's model, if not the run's (--retrieval).")]
@@ -75,7 +77,7 @@ def bench(
     ablation: AblationOption = None,
     data: DataOption = None,
     delta: DeltaOption = "on",
-    keyframes: KeyframesOption = 1,
+    keyframes: KeyframesOption = 0,
     limit: LimitOption = None,
     out: OutOption = None,
     model: ModelOption = None,

@@ -53,7 +53,7 @@ def accuracy(
     milliseconds = 1000 * report.cpu_seconds / len(report.answers)
     show.print_table(
         f"Right answers of {report.model} to {report.data}, {report.num_videos} videos, Delta-tokens {delta}, "
-        f"K = {keyframes}; {milliseconds:.1f} ms of CPU a question",
+        f"K = {report.settings['keyframes_per_gop']}; {milliseconds:.1f} ms of CPU a question",
         ["questions", "number", "right %", "95 % interval", "chance %"],
         [
             (

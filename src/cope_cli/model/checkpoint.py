@@ -66,6 +66,7 @@ class LoadedVideoLM:
         layout: how the folder is written: "cope", "llava" (the original) or "llava-hf" (transformers').
         notes: what a user should know before trusting its answers.
         hash_vision: computes `vision_sha256`.
+        keyframes_per_gop: K, slots per GOP shown as RGB, it was finetuned with; None if that is unknown or several.
     """
 
     model: VideoLM
@@ -75,6 +76,7 @@ class LoadedVideoLM:
     layout: Literal["cope", "llava", "llava-hf"]
     notes: tuple[str, ...] = ()
     hash_vision: Callable[[], str] = field(repr=False)
+    keyframes_per_gop: int | None = None
 
     @cached_property
     def vision_sha256(self) -> str:
@@ -118,6 +120,7 @@ def save_videolm(
     folder: Path,
     *,
     fusion_frames: int,
+    keyframes_per_gop: int | None = None,
     state_dict: Mapping[str, Tensor] | None = None,
 ) -> None:
     """Write a VideoLM and its tokenizer; a folder already there is replaced.
@@ -127,6 +130,7 @@ def save_videolm(
         tokenizer: its tokenizer, a fast one with ``<|im_end|>``.
         folder: where to.
         fusion_frames: the fusion window s, in frames, of its training data.
+        keyframes_per_gop: K of its training data, if it was one number.
         state_dict: the weights, under `model.state_dict()`'s names, where they are gathered from several ranks.
 
     Raises:
@@ -148,6 +152,8 @@ def save_videolm(
             "fusion_frames": fusion_frames,
             "vision_sha256": sha256_of_tensors(_below(base, "model.vision_tower.")),
         }
+        if keyframes_per_gop is not None:
+            values["keyframes_per_gop"] = keyframes_per_gop
         write_description(temporary, "videolm", values)
 
 
@@ -209,6 +215,7 @@ def load_videolm(
         layout=checkpoint.layout if values is None else "cope",
         notes=checkpoint.notes,
         hash_vision=hash_vision,
+        keyframes_per_gop=None if values is None else values.get("keyframes_per_gop"),
     )
 
 

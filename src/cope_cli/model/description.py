@@ -27,7 +27,7 @@ FIELDS = {
     "adapter": _SHARED_FIELDS | {"base", "lora", "has_vision"},
 }
 #: Fields that may be missing.
-OPTIONAL_FIELDS = {"delta_encoder": {"fusion_windows"}}
+OPTIONAL_FIELDS = {"delta_encoder": {"fusion_windows"}, "videolm": {"keyframes_per_gop"}}
 
 
 def write_description(folder: Path, kind: str, values: Mapping[str, Any]) -> None:

@@ -55,12 +55,14 @@ class FinetuneRecipe:
         tokenizer: saved with the model.
         fusion_frames: the fusion window s of the data.
         vision_learning_rate: peak rate of the vision tower, where it is trained.
+        keyframes_per_gop: K of the data; None: several.
         adapter: set where the language model is trained by LoRA: only what is trained is saved then.
     """
 
     tokenizer: Any
     fusion_frames: int
     vision_learning_rate: float
+    keyframes_per_gop: int | None = None
     adapter: Adapter | None = None
 
     def loss(
@@ -79,7 +81,14 @@ class FinetuneRecipe:
         if self.adapter is not None:
             save_adapter(model, folder, self.adapter, state_dict=state_dict)
             return
-        save_videolm(model, self.tokenizer, folder, fusion_frames=self.fusion_frames, state_dict=state_dict)
+        save_videolm(
+            model,
+            self.tokenizer,
+            folder,
+            fusion_frames=self.fusion_frames,
+            keyframes_per_gop=self.keyframes_per_gop,
+            state_dict=state_dict,
+        )
 
     def load(self, model: nn.Module, folder: Path) -> None:
         """Read it back."""
@@ -262,6 +271,7 @@ def finetune(
             tokenizer=base.tokenizer,
             fusion_frames=config.fusion_frames,
             vision_learning_rate=config.vision_learning_rate,
+            keyframes_per_gop=config.keyframe_mix.counts[0] if len(config.keyframe_mix.counts) == 1 else None,
             adapter=adapter,
         ),
         model=base.model,

@@ -182,7 +182,7 @@ class VisionDataset:
     ) -> None:
         self.side = patches_per_side
         self.skip_bad = skip_bad
-        self._entries = OpenEntries(index.cache.root, size_px, max_open=4096)
+        self._entries = OpenEntries(index.cache.root, size_px)
         by_source = {entry.source_path: name for name, entry in sorted(index.entries.items())}
         self._clips = {by_source[path]: clip for path, clip in clips.items() if path in by_source}
         if not self._clips:

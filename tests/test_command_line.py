@@ -17,6 +17,7 @@ from cope_cli.api.shown import AskConfig
 from cope_cli.cli.main import app
 from cope_cli.config import EncodeConfig, ExtractConfig
 from cope_cli.train.config import FinetuneConfig, PretrainConfig
+from cope_cli.world.groups import WorldConfig
 
 SAMPLES = Path(__file__).parents[1] / "sample_videos"
 #: Options whose names are shorter than the settings they set.
@@ -73,6 +74,9 @@ def test_help_takes_less_than_half_a_second_of_cpu():
         ("encode", "x.mp4", "--gop", "0"),
         ("encode", "x.mp4", "--no-such-flag"),
         ("extract", "--grid", "100"),
+        ("scenes", "--out", "x", "--num", "10"),
+        ("scenes", "--out", "x", "--num", "8", "--objects", "0-4"),
+        ("scenes", "--out", "x", "--num", "8", "--split", "rest"),
         ("extract", "--store-frames", "some"),
         ("bench",),
         ("bench", "--tokens", "--warp"),
@@ -152,6 +156,7 @@ def test_token_tables_hold_the_papers_counts():
         ("extract", ExtractConfig(), {"fusion": "fusion_frames", "grid": "grid_px"}),
         ("train pretrain", PretrainConfig(), TRAIN_NAMES),
         ("train finetune", FinetuneConfig(data=Path("qa.json")), TRAIN_NAMES),
+        ("scenes", WorldConfig(), {"size": "size_px"}),
         ("ask", AskConfig(), {"keyframes": "keyframes_per_gop", "fusion": "fusion_frames"}),
     ],
     ids=lambda value: value if isinstance(value, str) else "",

@@ -100,6 +100,7 @@ def scenes(
     objects: Annotated[str, typer.Option(help="Things at the start of a clip: 1, or 1-4.")] = "1-4",
     two_gops: Annotated[float, typer.Option(help="Share of clips of two GOPs: 16 seconds instead of 8.")] = 0.1,
     size: Annotated[int, typer.Option(help="Side of the pictures in pixels.")] = 128,
+    rounds: Annotated[int, typer.Option(help="How often questions are drawn for each group of twins.")] = 1,
     sheet: Annotated[
         Path | None,
         typer.Option(help="Draw the first clips slot by slot, with questions: a PNG.", dir_okay=False),
@@ -116,7 +117,7 @@ def scenes(
     from cope_cli.world.write import draw_world, world_batch
 
     config = WorldConfig(seed=seed, split=split, size_px=size, objects=objects, two_gops=two_gops)
-    clips, items = draw_world(config, num)
+    clips, items = draw_world(config, num, rounds=rounds)
     if sheet:
         from cope_cli.world.sheet import NUM_ON_SHEET, write_sheet
 

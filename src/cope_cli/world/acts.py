@@ -32,9 +32,12 @@ ACTS: dict[str, str] = {
     "vanish": "vanishes",
     "appear": "appears",
 }
+USUAL_SIZE_PX = 128
 LEAST_MOVE_PX = 12.0
 #: The faster of two things is so many times as fast as the other, at least, or it is not asked which is faster.
 LEAST_SPEED_RATIO = 1.8
+#: What stops between this and the end of its GOP has no word: no slot shows it standing still.
+LATEST_STOP_SECONDS = 6.0
 _MOST_PX_PER_SECOND = 30.0
 _BOUNCE_SLACK_PX = 1.5  # how near the rim a shape's edge is where it bounces
 _TURN_BACK_GAP_PX = 12.0  # how far from the rim one at least is that turns back by itself
@@ -45,10 +48,14 @@ class NoRoomError(Exception):
 
 
 class Canvas:
-    """The picture's size and the random stream, for everything that draws acts."""
+    """The picture's size and the random stream, for everything that draws acts.
+
+    Lengths in the code are those of a picture of 128 pixels; `unit` is how many pixels such a pixel has.
+    """
 
     def __init__(self, size_px: int, rng: np.random.Generator) -> None:
         self.size_px = size_px
+        self.unit = size_px / USUAL_SIZE_PX
         self.rng = rng
         self.things: tuple[Thing, ...] = ()  # what stands in the picture when the clip begins
 
@@ -107,10 +114,10 @@ class Canvas:
         room_px = min(
             room_px,
             self._free_px(thing, x_px, y_px, direction),
-            _MOST_PX_PER_SECOND * (until_seconds - from_seconds),
+            self.unit * _MOST_PX_PER_SECOND * (until_seconds - from_seconds),
         )
         length_px = float(round(room_px * self.rng.uniform(*share)))
-        if length_px < LEAST_MOVE_PX:
+        if length_px < self.unit * LEAST_MOVE_PX:
             raise NoRoomError
         return Part(
             kind="move",
@@ -176,15 +183,15 @@ def _turn(canvas: Canvas, thing: Thing, way: Direction) -> tuple[Part, ...]:
 def _back(canvas: Canvas, thing: Thing, direction: Direction | None, *, bounces: bool) -> tuple[Part, ...]:
     """Go one way and the same way back: from the rim, or well before it."""
     rooms = {way: canvas.room_px(thing.x_px, thing.y_px, way, thing.radius_px) for way in DIRECTIONS}
-    gap_px = 0.0 if bounces else _TURN_BACK_GAP_PX
-    fits = [way for way in DIRECTIONS if rooms[way] - gap_px >= LEAST_MOVE_PX and direction in (None, way)]
+    least_px, gap_px = canvas.unit * LEAST_MOVE_PX, 0.0 if bounces else canvas.unit * _TURN_BACK_GAP_PX
+    fits = [way for way in DIRECTIONS if rooms[way] - gap_px >= least_px and direction in (None, way)]
     if not fits:
         raise NoRoomError
     way = fits[canvas.rng.integers(len(fits))]
     length_px = float(round(rooms[way] if bounces else (rooms[way] - gap_px) * canvas.rng.uniform(0.8, 1)))
     turns_at = canvas.seconds(3, 4.5)
     first = Part(kind="move", from_seconds=0.0, until_seconds=turns_at, direction=way, length_px=length_px)
-    if length_px < LEAST_MOVE_PX:
+    if length_px < least_px:
         raise NoRoomError
     there = place_after(thing, (first,))
     return first, canvas.move(thing, OPPOSITE[way], turns_at, GOP_SECONDS, at_px=there, share=(0.4, 0.7))
@@ -222,12 +229,14 @@ def act_of(thing: Thing, size_px: int) -> str | None:
     rim_px = _rim_px(place_after(thing, (first,)), str(first.direction), size_px) - thing.radius_px
     if abs(rim_px) <= _BOUNCE_SLACK_PX:
         return "bounce"
-    return "turn back" if rim_px >= _TURN_BACK_GAP_PX - 1 else None
+    return "turn back" if rim_px >= _TURN_BACK_GAP_PX * size_px / USUAL_SIZE_PX - 1 else None
 
 
-def _single_move(part: Part) -> str:
+def _single_move(part: Part) -> str | None:
     if part.easing != "even":
         return "speed up" if part.easing == "faster" else "slow down"
+    if LATEST_STOP_SECONDS < part.until_seconds < GOP_SECONDS:
+        return None
     starts, stops = part.from_seconds > 0, part.until_seconds < GOP_SECONDS
     return {(False, False): "move", (True, False): "start", (False, True): "stop", (True, True): "hop"}[starts, stops]
 
@@ -260,6 +269,8 @@ def moment_of(thing: Thing) -> tuple[float, str] | None:
         moments.append((moves[0].from_seconds, ACTS["start"]))
     moments += [(b.from_seconds, ACTS["turn"]) for a, b in pairwise(moves)]
     if moves and moves[-1].until_seconds < GOP_SECONDS:
+        if moves[-1].until_seconds > LATEST_STOP_SECONDS:
+            return None
         moments.append((moves[-1].until_seconds, ACTS["stop"]))
     return moments[0] if len(moments) == 1 else None
 

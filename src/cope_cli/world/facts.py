@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from itertools import pairwise
 
-from cope_cli.world.acts import ACTS, LEAST_SPEED_RATIO, act_of, moment_of, num_changes, speed_of
+from cope_cli.world.acts import ACTS, LEAST_SPEED_RATIO, USUAL_SIZE_PX, act_of, moment_of, num_changes, speed_of
 from cope_cli.world.records import FPS, GOP_SECONDS, LAST_SLOT_SECONDS, Clip, Shot, Thing
 from cope_cli.world.tracks import track_of
 from cope_cli.world.words import CAMERA, CELLS, MEETINGS, NONE, STATES, WHICH
@@ -121,7 +121,7 @@ def cell(x_px: float, y_px: float, size_px: int) -> str | None:
     indices = []
     for value in (x_px, y_px):
         third = size_px / 3
-        if min(abs(value + 0.5 - third), abs(value + 0.5 - 2 * third)) < CELL_MARGIN_PX * size_px / 128:
+        if min(abs(value + 0.5 - third), abs(value + 0.5 - 2 * third)) < CELL_MARGIN_PX * size_px / USUAL_SIZE_PX:
             return None
         indices.append(min(int((value + 0.5) // third), 2))
     return CELLS[3 * indices[1] + indices[0]]

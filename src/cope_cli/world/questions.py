@@ -20,7 +20,7 @@ from cope_cli.stages.scenes import COLOURS
 from cope_cli.world import facts
 from cope_cli.world.records import GOP_FRAMES, Clip, Shot
 from cope_cli.world.themes import SHAPES
-from cope_cli.world.words import CELLS, CHOICE_LINE, LETTERS, NUMBERS, WHICH, WORDINGS
+from cope_cli.world.words import CELLS, CHOICE_LINE, LETTERS, NONE, NONE_REPLY, NUMBERS, WHICH, WORDINGS
 
 DATA_SOURCE = "cope_scenes"
 #: Motion kind -> so many different answers it needs among the twins: all there are, where that is a closed set.
@@ -78,26 +78,26 @@ class Candidate:
         return sorted(chosen)
 
 
-def questions_of(clips: Sequence[Clip], rng: np.random.Generator) -> list[dict[str, Any]]:
+def questions_of(clips: Sequence[Clip], rng: np.random.Generator, *, rounds: int = 1) -> list[dict[str, Any]]:
     """Return the items about the twins of one group, clip by clip.
 
     Args:
         clips: the twins.
         rng: draws what is asked, in which words and form.
+        rounds: how often questions are drawn; what was asked before in the same words is not asked again.
     """
     items: list[list[dict[str, Any]]] = [[] for _ in clips]
-    for candidate, twins in _chosen(clips, rng):
-        wording = WORDINGS[candidate.kind][rng.integers(len(WORDINGS[candidate.kind]))]
-        found = sorted({str(candidate.answers[twin]) for twin in twins})
-        is_choice = candidate.kind not in _ALWAYS_OPEN and rng.random() < _CHOICE_SHARE
-        options = [found[index] for index in rng.permutation(len(found))] if is_choice else None
-        for twin in twins:
-            item = _item(wording, candidate.a, candidate.b, str(candidate.answers[twin]), options)
-            kind = {"first direction": "direction", "last direction": "direction"}.get(candidate.kind, candidate.kind)
-            marks = {"kind": kind, "needs": "motion", "chance": 1 / len(found)}
-            items[twin].append({**item, **marks} | ({"form": "caption"} if kind == "caption" else {}))
-    for twin, clip in enumerate(clips):
-        items[twin] += _static(clip, rng)
+    asked: set[str] = set()
+    for _ in range(rounds):
+        for candidate, twins in _chosen(clips, rng):
+            found = _asked(candidate, twins, rng)
+            if found[0]["conversations"][0]["value"] not in asked:
+                asked.add(found[0]["conversations"][0]["value"])
+                for twin, item in zip(twins, found, strict=True):
+                    items[twin].append(item)
+        for twin, clip in enumerate(clips):
+            texts = {item["conversations"][0]["value"] for item in items[twin]}
+            items[twin] += [item for item in _static(clip, rng) if item["conversations"][0]["value"] not in texts]
     return [
         {
             "id": f"{clip.name}-{number}",
@@ -112,9 +112,24 @@ def questions_of(clips: Sequence[Clip], rng: np.random.Generator) -> list[dict[s
     ]
 
 
+def _asked(candidate: Candidate, twins: Sequence[int], rng: np.random.Generator) -> list[dict[str, Any]]:
+    """Put a motion question to some twins, in the same words and with the same options."""
+    wording = WORDINGS[candidate.kind][rng.integers(len(WORDINGS[candidate.kind]))]
+    found = sorted({str(candidate.answers[twin]) for twin in twins})
+    is_choice = candidate.kind not in _ALWAYS_OPEN and rng.random() < _CHOICE_SHARE
+    options = [found[index] for index in rng.permutation(len(found))] if is_choice else None
+    kind = {"first direction": "direction", "last direction": "direction"}.get(candidate.kind, candidate.kind)
+    marks = {"kind": kind, "needs": "motion", "chance": 1 / len(found)}
+    form = {"form": "caption"} if kind == "caption" else {}
+    items = (_item(wording, candidate.a, candidate.b, str(candidate.answers[twin]), options) for twin in twins)
+    return [{**item, **marks, **form} for item in items]
+
+
 def _item(wording: tuple[str, str], a: str, b: str, answer: str, options: Sequence[str] | None) -> dict[str, Any]:
     """Return what is said, and the short answer: the letter where there are options."""
     question, reply = wording[0].format(a=a, b=b), wording[1].format(a=a, b=b, x=answer)
+    if answer == NONE:
+        reply = NONE_REPLY
     if options is not None:
         lines = [f"{letter}. {option}" for letter, option in zip(LETTERS, options, strict=False)]
         question = "\n".join([question, *lines, CHOICE_LINE])

@@ -1,9 +1,8 @@
 """Renders clips of the world: textured shapes over a textured background, moved by whole pixels.
 
 A thing stands at the whole pixel nearest to its place, as sprites do: the codec's vectors, which count half pixels,
-then follow it also where it is slow. Measured (docs/scenes.md): at 6 pixels a second the fused motion is off by a
-third of the way if places are drawn as they are, and by less than a fiftieth if they are rounded. Turned and growing
-things are interpolated bilinearly. Edges are smooth in every case.
+then follow it also where it is slow (docs/scenes.md); between pixels, an encoder takes slow motion for none. Turned
+and growing things are interpolated bilinearly, and edges are smooth in every case.
 
 Covered: square pictures of an even side. Not covered: light, shadow, blur.
 """

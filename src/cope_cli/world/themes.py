@@ -23,7 +23,6 @@ SHAPES = ("circle", "square", "triangle", "cross")
 #: Radii in pixels of a 128-pixel picture by the number of things: all at least 20 pixels across.
 _RADII_PX = {1: (13.0, 17.0), 2: (12.0, 15.0), 3: (11.0, 13.0), 4: (10.5, 12.0)}
 _FREE_PX = 20.0  # between a thing and the rim when a clip begins: every direction stays possible
-_USUAL_SIZE_PX = 128
 _MAX_TRIES = 400
 
 _WHAT = tuple(name for name in ACTS if name not in ("hop", "appear"))
@@ -61,13 +60,13 @@ def draw_start(canvas: Canvas, num_things: int, *, without: frozenset[str] = fro
         num_things: things that show.
         without: colours that must not be used.
     """
-    rng, unit = canvas.rng, canvas.size_px / _USUAL_SIZE_PX
+    rng = canvas.rng
     colours = [str(name) for name in rng.permutation(list(COLOURS)) if name not in without]
     depths = rng.permutation(num_things)
     things: list[Thing] = []
     for number in range(num_things):
         low, high = _RADII_PX[num_things]
-        radius_px = float(round(unit * rng.uniform(low, high), 1))
+        radius_px = float(round(canvas.unit * rng.uniform(low, high), 1))
         x_px, y_px = _place(canvas, radius_px, things)
         things.append(
             Thing(
@@ -87,11 +86,11 @@ def draw_start(canvas: Canvas, num_things: int, *, without: frozenset[str] = fro
 
 def _place(canvas: Canvas, radius_px: float, others: list[Thing]) -> tuple[float, float]:
     """Draw a place (x, y): a third of the picture on each axis, then a place in it, clear of the others."""
-    free_px = radius_px + _FREE_PX * canvas.size_px / _USUAL_SIZE_PX
+    free_px = radius_px + _FREE_PX * canvas.unit
     for _ in range(_MAX_TRIES):
         x_px, y_px = (_coordinate(canvas, free_px) for _ in range(2))
         far = (np.hypot(x_px - other.x_px, y_px - other.y_px) - other.radius_px - radius_px for other in others)
-        if all(gap > 4 for gap in far):
+        if all(gap > 4 * canvas.unit for gap in far):
             return x_px, y_px
     raise NoRoomError
 
@@ -99,8 +98,8 @@ def _place(canvas: Canvas, radius_px: float, others: list[Thing]) -> tuple[float
 def _coordinate(canvas: Canvas, free_px: float) -> float:
     """Draw a coordinate in one of three cells, not near the lines between them."""
     cell, size_px = canvas.rng.integers(3), canvas.size_px
-    low = max(free_px, cell * size_px / 3 + 4)
-    high = min(size_px - 1 - free_px, (cell + 1) * size_px / 3 - 5)
+    low = max(free_px, cell * size_px / 3 + 4 * canvas.unit)
+    high = min(size_px - 1 - free_px, (cell + 1) * size_px / 3 - 5 * canvas.unit)
     return float(round(canvas.rng.uniform(low, high)))
 
 
@@ -146,10 +145,11 @@ def two_ways(canvas: Canvas, start: Start) -> list[Script]:
 
 
 def _legs(canvas: Canvas, thing: Thing, ways: list[Direction]) -> Thing:
-    """Let a thing go several ways, one after the other, as long as each other."""
-    times = np.linspace(0, canvas.rng.uniform(6, 7), len(ways) + 1).round(1)
+    """Let a thing go several ways, one after the other, about as long as each other, until the end."""
+    times = np.linspace(0, GOP_SECONDS, len(ways) + 1)
+    times[1:-1] += canvas.rng.uniform(-0.4, 0.4, len(ways) - 1)
     parts: tuple[Part, ...] = ()
-    for way, from_seconds, until_seconds in zip(ways, times, times[1:], strict=False):
+    for way, from_seconds, until_seconds in zip(ways, times.round(1), times[1:].round(1), strict=False):
         at_px = place_after(thing, parts)
         parts = (*parts, canvas.move(thing, way, float(from_seconds), float(until_seconds), at_px=at_px))
     return replace(thing, parts=parts)
@@ -198,7 +198,7 @@ def faster(canvas: Canvas, start: Start) -> list[Script]:
     if len(start.things) < 2:
         raise NoRoomError
     one, other = _subjects(canvas, start, 2)
-    from_seconds, until_seconds = canvas.seconds(0, 2), canvas.seconds(4.5, 6.5)
+    from_seconds, until_seconds = canvas.seconds(0, 2), canvas.seconds(4.5, 5.8)
     scripts = []
     for swap in canvas.rng.permutation([False, True, False, True]):
         fast, slow = (other, one) if swap else (one, other)
@@ -206,7 +206,7 @@ def faster(canvas: Canvas, start: Start) -> list[Script]:
         most_px = quick.length_px / LEAST_SPEED_RATIO
         calm = canvas.move(slow, canvas.direction(), from_seconds, until_seconds)
         calm = replace(calm, length_px=min(calm.length_px, float(round(most_px * canvas.rng.uniform(0.8, 0.97)))))
-        if calm.length_px < LEAST_MOVE_PX:
+        if calm.length_px < canvas.unit * LEAST_MOVE_PX:
             raise NoRoomError
         scripts.append(Script(things=_only(start, replace(fast, parts=(quick,)), replace(slow, parts=(calm,)))))
     return scripts
@@ -242,6 +242,12 @@ def _at(canvas: Canvas, thing: Thing, name: str, at_seconds: float) -> Thing:
     return replace(thing, parts=(first, second))
 
 
+def reach_px(thing: Thing, direction: Direction) -> float:
+    """Return how far a shape's edge is from its centre in a direction, on the line through the centre."""
+    shares = {"square": 0.85, "cross": 1.05, "triangle": {"up": 1.2, "down": 0.6}.get(direction, 0.7)}
+    return thing.radius_px * shares.get(thing.shape, 1.0)
+
+
 def meeting(canvas: Canvas, start: Start) -> list[Script]:
     """One thing goes towards another: it passes behind, in front, hits it, or stops short."""
     if len(start.things) < 2:
@@ -249,11 +255,12 @@ def meeting(canvas: Canvas, start: Start) -> list[Script]:
     mover, other = _subjects(canvas, start, 2)
     way = canvas.direction()
     step_x, step_y = STEPS[way]
-    touch_px = mover.radius_px + other.radius_px
-    far_px = float(round(touch_px + canvas.rng.uniform(12, 20)))
-    beyond_px = float(round(touch_px + canvas.rng.uniform(2, 6)))
-    rooms = [canvas.room_px(mover.x_px, mover.y_px, way, mover.radius_px * 0.7)]
-    if rooms[0] < far_px + beyond_px:
+    touch_px = reach_px(mover, way) + reach_px(other, OPPOSITE[way])
+    far_px = float(round(touch_px + canvas.unit * canvas.rng.uniform(12, 20)))
+    beyond_px = float(
+        round(reach_px(mover, OPPOSITE[way]) + reach_px(other, way) + canvas.unit * canvas.rng.uniform(2, 6))
+    )
+    if canvas.room_px(mover.x_px, mover.y_px, way, mover.radius_px * 0.7) < far_px + beyond_px:
         raise NoRoomError
     other = replace(other, x_px=mover.x_px + step_x * far_px, y_px=mover.y_px + step_y * far_px)
     begins, lasts = canvas.seconds(0, 1), canvas.seconds(5, 6)
@@ -287,7 +294,7 @@ def camera(canvas: Canvas, start: Start) -> list[Script]:
         script = Script(things=start.things)
         if name in STEPS:
             from_seconds, until_seconds = canvas.seconds(0, 2), canvas.seconds(4.5, 6.5)
-            length_px = float(round((until_seconds - from_seconds) * canvas.rng.uniform(7, 15)))
+            length_px = float(round((until_seconds - from_seconds) * canvas.unit * canvas.rng.uniform(7, 15)))
             pan = Part(
                 kind="move",
                 from_seconds=from_seconds,
@@ -337,7 +344,7 @@ def counting(canvas: Canvas, start: Start) -> list[Script]:
     """One thing vanishes, one appears, two vanish or appear, or nothing of this happens."""
     leaving = _subjects(canvas, start, 2)
     one, two = (_newcomer(canvas, start, colour) for colour in _unused(canvas, start, 2))
-    if np.hypot(one.x_px - two.x_px, one.y_px - two.y_px) < one.radius_px + two.radius_px + 4:
+    if np.hypot(one.x_px - two.x_px, one.y_px - two.y_px) < one.radius_px + two.radius_px + 4 * canvas.unit:
         raise NoRoomError
     last = Script(things=(*start.things, one, two))
     if len(leaving) == 2 and canvas.rng.random() < 0.5:

@@ -39,8 +39,8 @@ class Track:
 def track_of(thing: Thing, num_frames: int) -> Track:
     """Return where a thing is in each frame of a shot of that many frames."""
     seconds = np.arange(num_frames) / FPS
-    x_px, y_px = np.full(num_frames, thing.x_px), np.full(num_frames, thing.y_px)
-    scale, degrees = np.ones(num_frames), np.full(num_frames, thing.degrees)
+    x_px, y_px = np.full(num_frames, float(thing.x_px)), np.full(num_frames, float(thing.y_px))
+    scale, degrees = np.ones(num_frames), np.full(num_frames, float(thing.degrees))
     is_there = np.full(num_frames, thing.is_there)
     for part in thing.parts:
         done = _done(part, seconds)

@@ -16,7 +16,7 @@ from cope_cli.world.themes import SHAPES
 
 LETTERS = "ABCD"
 CHOICE_LINE = "Answer with the letter."
-NONE = "none of them"
+NONE, NONE_REPLY = "none of them", "None of them."
 CELLS = (
     *("top left", "top", "top right"),
     *("left", "middle", "right"),
@@ -163,5 +163,5 @@ def vocabulary() -> list[str]:
     """Return every word, digit and mark that questions, options and answers can hold, sorted."""
     texts = [part for wordings in WORDINGS.values() for wording in wordings for part in wording]
     texts += [*CAPTION_PARTS, *ACTS.values(), *MEETINGS.values(), *CAMERA.values(), *WHICH.values()]
-    texts += [*STATES, *CELLS, *NUMBERS, *LETTERS, *COLOURS, *SHAPES, *DIRECTIONS, NONE, CHOICE_LINE, "A."]
+    texts += [*STATES, *CELLS, *NUMBERS, *LETTERS, *COLOURS, *SHAPES, *DIRECTIONS, NONE, NONE_REPLY, CHOICE_LINE, "A."]
     return sorted({token for text in texts for token in tokens_of(re.sub(r"\{.\}", " ", text))})

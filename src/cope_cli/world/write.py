@@ -53,24 +53,27 @@ class WrittenRecord:
     size_bytes: int
 
 
-def draw_world(config: WorldConfig, num_clips: int) -> tuple[list[Clip], list[dict[str, Any]]]:
+def draw_world(config: WorldConfig, num_clips: int, *, rounds: int = 1) -> tuple[list[Clip], list[dict[str, Any]]]:
     """Return the records of a world's first clips, and the items about them.
 
     Args:
         config: which world.
         num_clips: how many clips, a multiple of four (the twins of a group).
+        rounds: how often questions are drawn for each group.
 
     Raises:
-        UsageError: it is not.
+        UsageError: a number does not fit.
     """
     if num_clips < NUM_TWINS or num_clips % NUM_TWINS:
         raise UsageError(f"--num {num_clips}: expected a multiple of {NUM_TWINS}, the clips of a group of twins")
+    if rounds < 1:
+        raise UsageError(f"--rounds {rounds}: expected at least 1")
     clips: list[Clip] = []
     items: list[dict[str, Any]] = []
     for group in range(num_clips // NUM_TWINS):
         twins = draw_group(config, group)
         clips += twins
-        items += questions_of(twins, config.stream(group, 1))
+        items += questions_of(twins, config.stream(group, 1), rounds=rounds)
     return clips, items
 
 

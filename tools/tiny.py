@@ -34,31 +34,37 @@ class Recipe:
         num_one: training clips with one object.
         num_all: training clips with one to four.
         num_test: test clips of each of the two worlds.
-        vision_steps: of 64 frames.
+        vision_steps: of 32 frames.
         pretrain_steps: of `pretrain_batch` pairs of slots.
         pretrain_batch: pairs in a step.
         one_steps: finetuning steps on one object, of `finetune_batch` packs.
         all_steps: finetuning steps on all clips.
         finetune_batch: packs in a step.
         pack: questions behind one visual prefix.
+        rounds: how often questions are drawn for a training clip.
         seed: of everything.
     """
 
-    num_one: int = 1500
+    num_one: int = 1000
     num_all: int = 3000
     num_test: int = 1000
-    vision_steps: int = 1000
-    pretrain_steps: int = 3000
-    pretrain_batch: int = 32
+    vision_steps: int = 1200
+    pretrain_steps: int = 4000
+    pretrain_batch: int = 16
     one_steps: int = 800
     all_steps: int = 3000
     finetune_batch: int = 8
-    pack: int = 10
+    pack: int = 14
+    rounds: int = 3
     seed: int = 0
 
     def scaled(self, scale: float) -> Recipe:
         """Return a recipe with that share of clips and steps, to try the machinery."""
-        sizes = {name: max(4, round(scale * value)) for name, value in asdict(self).items() if name.startswith("num_")}
+        sizes = {
+            name: 4 * max(1, round(scale * value / 4))
+            for name, value in asdict(self).items()
+            if name.startswith("num_")
+        }
         steps = {name: max(2, round(scale * value)) for name, value in asdict(self).items() if name.endswith("_steps")}
         return Recipe(**{**asdict(self), **sizes, **steps})
 
@@ -148,7 +154,8 @@ def _data_stages(recipe: Recipe, folder: Path, workers: int) -> list[Stage]:
     for number, (name, count, objects, split, cache) in enumerate(sets):
         out = folder / "scenes" / name
         scenes = ["scenes", "--num", str(count), "--seed", str(recipe.seed * 10 + number), "--objects", objects]
-        scenes += ["--split", split, "--out", str(out), "--workers", str(workers)]
+        scenes += ["--split", split, "--rounds", str(recipe.rounds if split == "train" else 1), "--out", str(out)]
+        scenes += ["--workers", str(workers)]
         encode = ["encode", str(out / "clips"), "--workers", str(workers)]
         found.append(Stage(name=f"scenes-{name}", arguments=scenes, cache=cache))
         found.append(Stage(name=f"encode-{name}", arguments=encode, cache=cache))
@@ -162,11 +169,21 @@ def _training_stages(recipe: Recipe, folder: Path) -> list[Stage]:
     runs, scenes = folder / "runs", folder / "scenes"
     common = ["--grid", "128", "--seed", str(recipe.seed), "--log-steps", "20", "--save-steps", "200"]
     vision = ["train", "vision", "--data", str(scenes / "one"), "--data", str(scenes / "all"), "--run", "vision"]
-    vision += ["--steps", str(recipe.vision_steps), *common]
+    vision += ["--steps", str(recipe.vision_steps), "--batch-size", "32", *common]
     pretrain = ["train", "pretrain", "--model", str(runs / "vision"), "--recipe", "small", "--delta-preset", "tiny"]
     pretrain += ["--steps", str(recipe.pretrain_steps), "--batch-size", str(recipe.pretrain_batch), "--lr", "1e-3"]
     pretrain += ["--store-features", "--held-out", "0.03", "--eval-pairs", "500", "--run", "pretrain", *common]
-    finetune = ["train", "finetune", "--keyframes", "1", "--pack", str(recipe.pack), "--lr", "1e-3"]
+    finetune = [
+        "train",
+        "finetune",
+        "--keyframes",
+        "1",
+        "--pack",
+        str(recipe.pack),
+        "--group-by-length",
+        "--lr",
+        "1e-3",
+    ]
     finetune += ["--batch-size", str(recipe.finetune_batch), *common]
     one = [*finetune, "--model", str(runs / "vision"), "--delta-encoder", "pretrain", "--run", "one"]
     one += ["--data", str(scenes / "one" / "questions.json"), "--steps", str(recipe.one_steps)]

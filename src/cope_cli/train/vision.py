@@ -5,6 +5,10 @@ here to say of every patch what stands in it: whether, which colour and shape, w
 a few colours of the patch itself, so that backgrounds leave a trace too. Linear heads read that from the very tokens
 that the projector reads. They are dropped afterwards; the result is a model folder for `cope train pretrain --model`.
 
+Tokens and heads are kept small, so that a token says what it is asked and no more. Else half of its numbers would be
+what random weights make of the whole picture: more than half of all patches changed when one thing moved, and
+pre-training, which has to predict tokens, learned to predict that first.
+
 Legend: B frames, M patches, D width.
 """
 
@@ -42,6 +46,7 @@ HEADS_FILE = "vision_heads.safetensors"
 #: A patch's own picture is asked for at this side: a few colours, not its grain.
 _PIXELS_PER_SIDE = 4
 _PIXEL_WEIGHT = 0.5
+_TOKEN_WEIGHT, _HEAD_WEIGHT = 0.05, 1e-3
 
 
 class PatchHeads(nn.Module):
@@ -85,9 +90,11 @@ class VisionModel(nn.Module):
             "colour": _mean(functional.cross_entropy(colour[is_seen], targets.colour[is_seen], reduction="none")),
             "shape": _mean(functional.cross_entropy(shape[is_seen], targets.shape[is_seen], reduction="none")),
             "place": _mean((place[is_seen] - targets.place[is_seen]).abs()),
+            "tokens": tokens.square().mean(),
+            "heads": self.heads.linear.weight.square().sum(),
             "pixels": (pixels - _small_pictures(batch.rgb, tokens.shape[1])).square().mean(),
         }
-        weights = {"pixels": _PIXEL_WEIGHT}
+        weights = {"pixels": _PIXEL_WEIGHT, "tokens": _TOKEN_WEIGHT, "heads": _HEAD_WEIGHT}
         values = {
             "colour_right": _mean((colour.argmax(-1) == targets.colour)[is_seen].float()),
             "shape_right": _mean((shape.argmax(-1) == targets.shape)[is_seen].float()),

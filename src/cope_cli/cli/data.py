@@ -147,15 +147,18 @@ def _show_world(
     done = [outcome.result for outcome in outcomes if outcome.result is not None]
     counts = (sum(record.num_new for record in done), sum(record.num_kept for record in done))
     size = show.as_bytes(sum(record.size_bytes for record in done))
-    columns = ["folder", "new clips", "were done", "on disk"]
-    show.finish("Rendered", columns, [(str(out), *map(str, counts), size)], outcomes, as_json=as_json)
+    cost = f"{sum(record.cpu_seconds for record in done) / counts[0]:.3f}" if counts[0] else ""
+    columns = ["folder", "new clips", "were done", "on disk", "CPU s a new clip"]
+    show.finish("Rendered", columns, [(str(out), *map(str, counts), size, cost)], outcomes, as_json=as_json)
 
 
 def _sample_scenes(out: Path, *, as_json: bool) -> None:
     from cope_cli.stages.samples import write_sample_videos
+    from cope_cli.world.samples import write_world_samples
 
     with show.batch_progress("render frames", 0) as progress:
         paths = write_sample_videos(out, lambda done, total: progress.update("frames", done, total))
+    paths += write_world_samples(out)
     if as_json:
         show.print_json(paths)
     else:

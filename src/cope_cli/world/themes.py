@@ -257,9 +257,8 @@ def meeting(canvas: Canvas, start: Start) -> list[Script]:
     step_x, step_y = STEPS[way]
     touch_px = reach_px(mover, way) + reach_px(other, OPPOSITE[way])
     far_px = float(round(touch_px + canvas.unit * canvas.rng.uniform(12, 20)))
-    beyond_px = float(
-        round(reach_px(mover, OPPOSITE[way]) + reach_px(other, way) + canvas.unit * canvas.rng.uniform(2, 6))
-    )
+    clear_px = reach_px(mover, OPPOSITE[way]) + reach_px(other, way)
+    beyond_px = float(round(clear_px + canvas.unit * canvas.rng.uniform(2, 6)))
     if canvas.room_px(mover.x_px, mover.y_px, way, mover.radius_px * 0.7) < far_px + beyond_px:
         raise NoRoomError
     other = replace(other, x_px=mover.x_px + step_x * far_px, y_px=mover.y_px + step_y * far_px)

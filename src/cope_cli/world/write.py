@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -46,11 +47,13 @@ class WrittenRecord:
         num_new: clips written.
         num_kept: clips that were there.
         size_bytes: of all of them.
+        cpu_seconds: that the new ones took, drawing and encoding.
     """
 
     num_new: int
     num_kept: int
     size_bytes: int
+    cpu_seconds: float
 
 
 def draw_world(config: WorldConfig, num_clips: int, *, rounds: int = 1) -> tuple[list[Clip], list[dict[str, Any]]]:
@@ -137,6 +140,7 @@ def _write_groups(item: str, report: OnProgress, *, config: WorldConfig, folder:
     """Render the groups of one item, named as first-last."""
     first, last = (int(part) for part in item.split("-"))
     num_new = num_kept = size_bytes = 0
+    began = time.process_time()
     total = (last - first + 1) * NUM_TWINS
     for group in range(first, last + 1):
         painter = Painter()
@@ -152,4 +156,5 @@ def _write_groups(item: str, report: OnProgress, *, config: WorldConfig, folder:
             except OSError as error:
                 raise StorageError(f"{path}: is gone: {error}") from error
             report(num_new + num_kept, total)
-    return WrittenRecord(num_new=num_new, num_kept=num_kept, size_bytes=size_bytes)
+    cpu_seconds = time.process_time() - began
+    return WrittenRecord(num_new=num_new, num_kept=num_kept, size_bytes=size_bytes, cpu_seconds=cpu_seconds)

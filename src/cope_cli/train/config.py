@@ -119,10 +119,6 @@ class TrainConfig:
         for name in ("learning_rate", "epochs", "rank_timeout_minutes"):
             self._check(name, lambda value: value > 0, "above 0")
 
-    def _check_branches(self, branches: str) -> None:
-        if branches not in get_args(Branches):
-            raise UsageError(f"--delta-branches {branches}: expected one of {', '.join(get_args(Branches))}")
-
     def _check(self, name: str, is_good: Any, expected: str) -> None:
         value = getattr(self, name)
         if value is not None and not is_good(value):
@@ -263,7 +259,7 @@ class PretrainConfig(TrainConfig):
             object.__setattr__(self, "fusion_mix", tuple(sorted(self.fusion_mix)))
             object.__setattr__(self, "fusion_frames", max(self.fusion_mix))
         super().__post_init__()
-        self._check_branches(self.delta_branches)
+        self._check("delta_branches", get_args(Branches).__contains__, "both, motion or residual")
         self._check("held_out", lambda value: 0 <= value < 1, "0 or more and below 1")
         for name in ("eval_steps", "eval_pairs"):
             self._check(name, lambda value: value >= 1, "at least 1")
@@ -374,7 +370,7 @@ class FinetuneConfig(TrainConfig):
             self._check(name, lambda value: value >= 1, "at least 1")
         if self.delta not in ("on", "off"):
             raise UsageError(f"--delta {self.delta}: expected on or off")
-        self._check_branches(self.delta_branches)
+        self._check("delta_branches", get_args(Branches).__contains__, "both, motion or residual")
         self._check_freeze()
         self._check("vision_learning_rate", lambda value: value > 0, "above 0")
 

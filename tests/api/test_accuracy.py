@@ -156,12 +156,11 @@ def test_captions_are_right_word_for_word(questions: list[JudgedQuestion]) -> No
 def test_chance_is_the_commonest_answer_or_what_the_data_says(questions: list[JudgedQuestion]) -> None:
     open_ones = [judged(questions[0], answer=name) for name in ("left", "left", "right")]
     assert chance(open_ones) == pytest.approx(2 / 3)
-    # The letters differ, the option that is right is always the same: whoever reads the options is always right.
-    choices = [
-        judged(questions[0], form="choice", options=("left", "right"), answer="A"),
-        judged(questions[0], form="choice", options=("right", "left"), answer="B"),
-    ]
-    assert chance(choices) == 1
+    letters = [judged(questions[0], form="choice", options=("left", "right"), answer=letter) for letter in "AAAB"]
+    assert chance(letters) == pytest.approx(3 / 4)
+    assert chance(letters[2:]) == pytest.approx(1 / 2)
+    different = [judged(questions[0], form="choice", options=tuple("abcd"), answer=letter) for letter in "ABC"]
+    assert chance(different) == pytest.approx(1 / 3)
     known = [judged(questions[0], answer="left", chance=0.25), judged(questions[0], answer="up", chance=0.5)]
     assert chance(known) == pytest.approx(0.375)
 

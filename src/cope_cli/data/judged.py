@@ -147,17 +147,15 @@ def _chosen(text: str, options: Sequence[str]) -> int | None:
 def chance(questions: Sequence[JudgedQuestion]) -> float:
     """Return the share of right answers of whoever guesses.
 
-    It is what the data says of each question, or else that of always saying the same to questions that look alike.
-
-    Alike are those of one kind and form; choices that offer the same options in another order are told apart by what
-    the right option says, since whoever guesses can read them.
+    It is what the data says of each question. Of those where it says nothing, it is that of always saying the same: the
+    commonest answer to open questions of a kind; to choices the commonest letter, or any if that scores more.
     """
-    groups: dict[tuple[str, str, tuple[str, ...]], Counter[str]] = defaultdict(Counter)
-    known = [question.chance for question in questions if question.chance is not None]
+    expected = sum(question.chance for question in questions if question.chance is not None)
+    groups: dict[tuple[str, str], list[JudgedQuestion]] = defaultdict(list)
     for question in questions:
-        if question.chance is not None:
-            continue
-        key = (question.kind, question.form, tuple(sorted(question.options)))
-        picked = _chosen(question.answer, question.options) if question.options else None
-        groups[key][question.answer if picked is None else question.options[picked]] += 1
-    return (sum(known) + sum(max(counts.values()) for counts in groups.values())) / max(len(questions), 1)
+        if question.chance is None:
+            groups[question.kind, question.form].append(question)
+    for group in groups.values():
+        commonest = max(Counter(question.answer for question in group).values())
+        expected += max(commonest, sum(1 / len(question.options) for question in group if question.options))
+    return expected / max(len(questions), 1)

@@ -10,8 +10,9 @@ COPE := COPE_CACHE=$(DEMO)/cache COPE_RUNS=$(DEMO)/runs $(BIN)/cope
 
 FUZZ_NUM ?= 1000
 KILLS ?= 260
+TINY ?= .tiny
 
-.PHONY: install install-dev demo test test-all fuzz kill-sweep lint format docs clean
+.PHONY: install install-dev demo tiny test test-all fuzz kill-sweep lint format docs clean
 
 install: $(VENV)/.installed
 install-dev: $(VENV)/.installed-dev
@@ -35,6 +36,9 @@ demo: install
 	$(COPE) ask sample_videos/red_circle_right_then_left.mp4 "What happened?" --keyframes 1
 	$(COPE) ask sample_videos/camera_pan.mp4 "What happened?" --keyframes 1
 	$(COPE) bench --tokens
+
+tiny: install
+	$(BIN)/python -m tools.tiny --out $(TINY)
 
 test: install-dev lint
 	$(BIN)/python -m pytest -n $(JOBS) -m "not slow"

@@ -132,7 +132,7 @@ def test_what_cannot_be_asked_is_refused_by_name(loaded, tmp_path):
 
 @pytest.mark.parametrize(
     "field",
-    [{"keyframes_per_gop": 0}, {"max_gops": 0}, {"delta": "half"}, {"max_new_tokens": 0}, {"temperature": -1.0}],
+    [{"keyframes_per_gop": -1}, {"max_gops": 0}, {"delta": "half"}, {"max_new_tokens": 0}, {"temperature": -1.0}],
     ids=str,
 )
 def test_wrong_settings_name_their_flag(field):

@@ -40,7 +40,7 @@ def build(kind: str, *, train_vision: bool = True) -> tuple[nn.Module, Any]:
         return model, PretrainRecipe(fusion_frames=30, vision_sha256="", token_width=96)
     finetuned = finetune_config(Path("qa.json"))
     base = load_base(finetuned)
-    base.model.delta_encoder = fresh_delta_encoder(base, finetuned, None)
+    base.model.delta_encoder = fresh_delta_encoder(base, finetuned)
     set_trainable(base.model, train_vision=train_vision)
     return base.model, FinetuneRecipe(tokenizer=base.tokenizer, fusion_frames=30, vision_learning_rate=1e-3)
 

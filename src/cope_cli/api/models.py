@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from cope_cli.api.settings import SHIPPED_MODEL
 from cope_cli.errors import CheckpointError, UsageError
 from cope_cli.model.checkpoint import LoadedVideoLM, load_videolm
 from cope_cli.model.placement import DeviceMap
@@ -58,10 +59,13 @@ def load_model(
         raise UsageError(f"--dtype {dtype}: expected one of {', '.join(DTYPES)}")
     place = "cpu" if device_map is not None else find_device(device)
     encoder = None if delta_encoder is None else delta_encoder_folder(delta_encoder, runs_root)
+    wanted = DTYPES[dtype]
+    if dtype == "auto" and folder == SHIPPED_MODEL and str(place) == "cpu":
+        wanted = torch.float32  # stored in bfloat16 to be small; CPUs without its instructions compute in it slowly
     return load_videolm(
         folder,
         device=place,
-        dtype=DTYPES[dtype],
+        dtype=wanted,
         device_map=device_map,
         attention=attention,
         delta_encoder=encoder,

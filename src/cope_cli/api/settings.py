@@ -17,6 +17,10 @@ from cope_cli.train.runs import newest_finished_run
 DeltaMode = Literal["on", "zero", "off"]
 DELTA_MODES: tuple[DeltaMode, ...] = ("on", "zero", "off")
 Way = Literal["auto", "direct", "reencode"]
+#: K of the paper's finetuned model, for models that do not say theirs.
+PAPER_KEYFRAMES = 4
+#: The small model in the package, docs/cope-tiny.md.
+SHIPPED_MODEL = Path(__file__).parents[1] / "models" / "cope-tiny"
 WAYS: tuple[Way, ...] = ("auto", "direct", "reencode")
 
 
@@ -25,7 +29,7 @@ class AskConfig:
     """How a video is shown and how long the answer may be.
 
     Attributes:
-        keyframes_per_gop: K, slots per GOP shown as RGB.
+        keyframes_per_gop: K, slots per GOP shown as RGB; 0 takes the one the model was finetuned with, or 4.
         fusion_frames: fusion window s in frames; 0 takes the one the model was trained with.
         adaptive: windows that end when as much has happened as in s average frames.
         max_gops: longer videos are shown by this many evenly spaced GOPs (paper 4.1).
@@ -36,7 +40,7 @@ class AskConfig:
             was trained so or has no Delta-encoder, and re-encoded where a video cannot be read directly.
     """
 
-    keyframes_per_gop: int = 4
+    keyframes_per_gop: int = 0
     fusion_frames: int = 0
     adaptive: bool = False
     max_gops: int = 64
@@ -46,8 +50,8 @@ class AskConfig:
     way: Way = "auto"
 
     def __post_init__(self) -> None:
-        if self.keyframes_per_gop < 1:
-            raise UsageError(f"--keyframes {self.keyframes_per_gop}: expected at least 1 per GOP")
+        if self.keyframes_per_gop < 0:
+            raise UsageError(f"--keyframes {self.keyframes_per_gop}: expected at least 1 per GOP, or 0 for the model's")
         if self.max_gops < 1:
             raise UsageError(f"--max-gops {self.max_gops}: expected at least 1")
         if self.delta not in DELTA_MODES:
@@ -60,8 +64,19 @@ class AskConfig:
             raise UsageError(f"--temperature {self.temperature}: expected 0 or more")
 
 
+def keyframes_shown(config: AskConfig, own: int | None) -> int:
+    """Return K: the one asked for, the model's `own`, or the paper's."""
+    return config.keyframes_per_gop or own or PAPER_KEYFRAMES
+
+
 def preparation(
-    config: AskConfig, *, fusion_frames: int | None, grid_px: int | None, size_px: int, is_direct_tried: bool
+    config: AskConfig,
+    *,
+    fusion_frames: int | None,
+    grid_px: int | None,
+    size_px: int,
+    keyframes_per_gop: int | None,
+    is_direct_tried: bool,
 ) -> Preparation:
     """Return what the stages must do.
 
@@ -70,6 +85,7 @@ def preparation(
         fusion_frames: the window that the model was trained with, if with any.
         grid_px: the grid of its Delta-encoder, if it has one.
         size_px: side of its vision encoder's input.
+        keyframes_per_gop: K of its finetuning, if it says so.
         is_direct_tried: read the video directly if that can be.
     """
     usual = ExtractConfig()
@@ -79,7 +95,7 @@ def preparation(
             grid_px=grid_px or usual.grid_px,
             adaptive=config.adaptive,
         ),
-        frames=FramesRequest(size_px=size_px, keyframes_per_gop=config.keyframes_per_gop),
+        frames=FramesRequest(size_px=size_px, keyframes_per_gop=keyframes_shown(config, keyframes_per_gop)),
         is_direct_tried=is_direct_tried,
         is_direct_needed=config.way == DIRECT,
     )
@@ -100,6 +116,7 @@ def preparation_ahead(folder: Path, config: AskConfig) -> Preparation | None:
             fusion_frames=ours["fusion_frames"],
             grid_px=None if delta is None else delta["grid_px"],
             size_px=vision["image_size"],
+            keyframes_per_gop=ours.get("keyframes_per_gop"),
             is_direct_tried=is_tried,
         )
     except (OSError, ValueError, LookupError, TypeError, UsageError):
@@ -111,7 +128,8 @@ def find_model(named: str | Path | None, runs_root: Path) -> Path:
 
     Args:
         named: a model folder, a run folder with one inside, or a Hub id such as `lmms-lab/LLaVA-Video-7B-Qwen2`, which
-            is downloaded if it is not in Hugging Face's cache; None chooses the newest finished finetune run.
+            is downloaded if it is not in Hugging Face's cache; None chooses the newest finished finetune run, or else
+            the model that the package ships.
         runs_root: where training runs are.
 
     Raises:
@@ -121,6 +139,8 @@ def find_model(named: str | Path | None, runs_root: Path) -> Path:
         return model_folder(named)
     run = newest_finished_run(runs_root, "finetune")
     if run is None:
+        if SHIPPED_MODEL.is_dir():
+            return SHIPPED_MODEL
         raise CheckpointError(
             f"no model: none was named, and {runs_root} holds no finished finetune run",
             "Name a model folder with --model, or train one: `cope train pretrain`, "

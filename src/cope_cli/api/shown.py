@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from cope_cli.api.models import check_delta_mode
-from cope_cli.api.settings import AskConfig, preparation
+from cope_cli.api.settings import SHIPPED_MODEL, AskConfig, keyframes_shown, preparation
 from cope_cli.cache.frames import Frames
 from cope_cli.cache.primitives import Primitives
 from cope_cli.cache.store import Cache, PrimitivesEntry
@@ -41,6 +41,7 @@ def preparation_of(loaded: LoadedVideoLM, config: AskConfig) -> Preparation:
         fusion_frames=loaded.fusion_frames,
         grid_px=None if encoder is None else encoder.config.grid_px,
         size_px=loaded.model.vision_size_px,
+        keyframes_per_gop=loaded.keyframes_per_gop,
         is_direct_tried=is_direct_tried(loaded, config),
     )
 
@@ -59,6 +60,11 @@ def is_direct_tried(loaded: LoadedVideoLM, config: AskConfig) -> bool:
 def notes(loaded: LoadedVideoLM, config: AskConfig) -> list[str]:
     """Return what whoever reads the answers should know about model and settings."""
     found = list(loaded.notes)
+    if loaded.folder == SHIPPED_MODEL:
+        found.append(
+            "cope-tiny knows rendered scenes of coloured shapes, and nothing else: for other footage name a larger "
+            "model, such as --model lmms-lab/LLaVA-Video-7B-Qwen2"
+        )
     if loaded.model.delta_encoder is None:
         if config.delta == "off":
             found.append("no Delta-encoder: only the RGB slots are shown, which takes no training (paper H.4)")
@@ -188,7 +194,7 @@ class ShownVideo:
             tokenizer=loaded.tokenizer,
             costs=model.token_costs,
             context_tokens=model.context_tokens,
-            keyframes_per_gop=config.keyframes_per_gop,
+            keyframes_per_gop=keyframes_shown(config, loaded.keyframes_per_gop),
             max_gops=config.max_gops,
             include_delta=config.delta != "off",
         )

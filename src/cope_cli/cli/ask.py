@@ -58,7 +58,7 @@ def ask(
     batch_size: Annotated[int, typer.Option(help="Questions of the file at a time.")] = 4,
     model: ModelOption = None,
     delta_encoder: DeltaEncoderOption = None,
-    keyframes: Annotated[int, typer.Option(help="K: slots per GOP shown as RGB.")] = 4,
+    keyframes: Annotated[int, typer.Option(help="K: slots per GOP shown as RGB; 0 takes the model's, or 4.")] = 0,
     fusion: Annotated[str, typer.Option(help="Fusion window s; 0 takes the model's; or auto, as in extract.")] = "0",
     max_gops: Annotated[int, typer.Option(help="Show longer videos by this many evenly spaced GOPs.")] = 64,
     delta: DeltaOption = "on",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -30,6 +31,24 @@ AdaptiveFlag = Annotated[
 RetrievalOption = Annotated[
     str | None, typer.Option(metavar="RUN", help="Next-frame retrieval (H.6) with a pretrain run; of VIDEOS if named.")
 ]
+AccuracyOption = Annotated[
+    str | None, typer.Option(metavar="MODEL", help="Right answers of a model, or of a finetune run, to --data.")
+]
+AblationOption = Annotated[
+    Path | None,
+    typer.Option(metavar="SPEC", help="Trainings x seeds x evaluations, into --out; resumes.", dir_okay=False),
+]
+DataOption = Annotated[
+    Path | None, typer.Option(help="Questions with answers, such as `cope scenes` writes (--accuracy).", dir_okay=False)
+]
+DeltaOption = Annotated[
+    str, typer.Option(help="on; zero replaces Delta-tokens by zeros, off leaves them out (--accuracy).")
+]
+KeyframesOption = Annotated[
+    int, typer.Option(help="K: slots per GOP shown as RGB; 0 takes the model's, or 4 (--accuracy).")
+]
+LimitOption = Annotated[int | None, typer.Option(help="Ask about the first so many videos alone (--accuracy).")]
+OutOption = Annotated[Path | None, typer.Option(help="Folder for results as JSON and PNG (--accuracy, --ablation).")]
 ModelOption = Annotated[str | None, typer.Option(help="Vision tower's model, if not the run's (--retrieval).")]
 ShortSideOption = Annotated[
     int | None,
@@ -41,7 +60,7 @@ RoundsOption = Annotated[int, typer.Option(min=1, help="Runs of each variant; me
 HoursOption = Annotated[float, typer.Option(help="Length that the video is repeated to (--memory).")]
 GeometryOption = Annotated[str, typer.Option(help="Whose numbers, with random weights: tiny, 0.5b or 7b (--ttft).")]
 DtypeOption = Annotated[str, typer.Option(help="fp32, bf16 or fp16; auto is bf16 on a GPU, fp32 on a CPU (--ttft).")]
-DeviceOption = Annotated[str, typer.Option(help="cpu, cuda, ...; auto: a GPU if there is one (--ttft, --retrieval).")]
+DeviceOption = Annotated[str, typer.Option(help="cpu, cuda, ...; auto: a GPU if there is one.")]
 NewTokensOption = Annotated[int, typer.Option(help="Tokens of the answer (--ttft).")]
 ShortWarmUpFlag = Annotated[
     bool, typer.Option("--short-warm-up", help="Warm up on one GOP, not on every configuration (--ttft).")
@@ -68,6 +87,13 @@ def bench(
     direct: DirectFlag = False,
     adaptive: AdaptiveFlag = False,
     retrieval: RetrievalOption = None,
+    accuracy: AccuracyOption = None,
+    ablation: AblationOption = None,
+    data: DataOption = None,
+    delta: DeltaOption = "on",
+    keyframes: KeyframesOption = 0,
+    limit: LimitOption = None,
+    out: OutOption = None,
     model: ModelOption = None,
     fusion: Annotated[int, typer.Option(help="Fusion window s.")] = 30,
     grid: Annotated[int, typer.Option(help="Grid side.")] = 224,
@@ -84,7 +110,7 @@ def bench(
     cache: CacheOption = DEFAULT_CACHE,
     json: JsonOption = False,
 ) -> None:
-    """Measure: tokens, time to first token, retrieval, speed, memory, storage, exactness."""
+    """Measure: right answers, tokens, time to first token, retrieval, speed, memory, storage, exactness."""
     flags = {"tokens": tokens, "ttft": ttft, "extract": extract, "encode": encode, "parallel": parallel}
     flags |= {
         "memory": memory,
@@ -96,11 +122,21 @@ def bench(
         "direct": direct,
         "adaptive": adaptive,
         "retrieval": retrieval is not None,
+        "accuracy": accuracy is not None,
+        "ablation": ablation is not None,
     }
     name = _chosen(flags)
     from cope_cli.cli import bench_data, bench_direct, bench_model
 
-    if retrieval is not None:
+    if accuracy is not None:
+        from cope_cli.cli import bench_answers
+
+        bench_answers.accuracy(accuracy, data, delta, keyframes, limit, device, out, cache, runs, json)
+    elif ablation is not None:
+        from cope_cli.cli import bench_answers
+
+        bench_answers.ablation(ablation, device, out, cache, json)
+    elif retrieval is not None:
         bench_model.retrieval(retrieval, videos or [], model, fusion, device, cache, runs, json)
     elif name == "tokens":
         bench_model.tokens(json)

@@ -1,83 +1,110 @@
-"""`cope train pretrain` and `cope train finetune`; `check` has a file of its own."""
+"""`cope train`: the vision tower of cope-tiny, pretrain, finetune, merge; `check` has a file of its own."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
 from cope_cli.cli import show, train_check, train_costs
 from cope_cli.cli.options import DEFAULT_CACHE, DEFAULT_RUNS, CacheOption, JsonOption, RunsOption
-
-if TYPE_CHECKING:
-    from cope_cli.train.config import TrainConfig
-    from cope_cli.train.runs import RunFolder
+from cope_cli.cli.train_options import (
+    AccumulateOption,
+    ActivationsOption,
+    BatchOption,
+    Bf16Option,
+    BranchesOption,
+    CpuOption,
+    EpochsOption,
+    EvalPairsOption,
+    EvalStepsOption,
+    FreezeOption,
+    FsdpOption,
+    FusionMixOption,
+    FusionOption,
+    GlobalBatchOption,
+    GridOption,
+    HeldOutOption,
+    LogOption,
+    LoraOption,
+    ModelOption,
+    PresetOption,
+    RateOption,
+    ReadersOption,
+    RecipeOption,
+    ReportOption,
+    ResumeOption,
+    RunOption,
+    SaveOption,
+    SeedOption,
+    SkipOption,
+    StepsOption,
+    StoreFeaturesOption,
+    TimeoutOption,
+    TrainVisionOption,
+    WarmupOption,
+    YesOption,
+)
+from cope_cli.cli.train_run import run_stage, say
 
 app = typer.Typer(help="Train: align the Delta-encoder, then the whole VideoLM.", no_args_is_help=True)
 app.command("check")(train_check.check)
 app.command("costs")(train_costs.costs)
 
-ModelOption = Annotated[Path | None, typer.Option(help="Model folder or Hub id; the small seeded model if none.")]
-RunOption = Annotated[str, typer.Option("--run", help="Name of the run below --runs; pretrain-1, ... if none.")]
-ResumeOption = Annotated[bool, typer.Option("--resume", help="Go on with an unfinished run, exactly where it was.")]
-FusionOption = Annotated[int, typer.Option(help="Fusion window s of the primitives to train on.")]
-GridOption = Annotated[int, typer.Option(help="Their grid.")]
-StepsOption = Annotated[int | None, typer.Option(help="Optimiser steps; --epochs decides if none.")]
-EpochsOption = Annotated[
-    float | None, typer.Option(help="Passes over the data; 1, or a number that suits the small model.")
-]
-BatchOption = Annotated[int, typer.Option(help="Samples per device and micro-batch.")]
-AccumulateOption = Annotated[int, typer.Option(help="Micro-batches per optimiser step.")]
-GlobalBatchOption = Annotated[
-    int | None, typer.Option(help="Samples per optimiser step over all ranks; accumulation follows from it.")
-]
-RateOption = Annotated[float | None, typer.Option("--lr", help="Peak learning rate.")]
-WarmupOption = Annotated[int | None, typer.Option("--warmup", help="Steps of linear rise before the cosine.")]
-SeedOption = Annotated[int, typer.Option(help="Of fresh weights and of the order of samples.")]
-SaveOption = Annotated[int, typer.Option(help="Steps between checkpoints.")]
-LogOption = Annotated[int, typer.Option(help="Steps between lines of metrics.jsonl.")]
-ReadersOption = Annotated[int, typer.Option("--workers", help="Processes that read samples; 0 reads in this one.")]
-Bf16Option = Annotated[bool, typer.Option("--bf16", help="Compute in bfloat16.")]
-CpuOption = Annotated[bool, typer.Option("--cpu", help="Use no GPU.")]
-FsdpOption = Annotated[bool, typer.Option("--fsdp", help="Shard the model over the ranks' GPUs (FSDP2).")]
-ActivationsOption = Annotated[
-    bool, typer.Option("--activation-checkpointing", help="Less memory: activations are computed twice.")
-]
-ReportOption = Annotated[str, typer.Option(help="tensorboard, wandb or none, beside metrics.jsonl.")]
-SkipOption = Annotated[
-    int,
-    typer.Option("--skip-bad", help="Leave out, by name, up to this many unreadable samples; 0 stops at one."),
-]
-TimeoutOption = Annotated[
-    float, typer.Option("--rank-timeout", help="Minutes that a rank waits for others, such as one that adds frames.")
-]
-PresetOption = Annotated[str | None, typer.Option(help="Preset of a fresh Delta-encoder: paper, wide or small.")]
-RecipeOption = Annotated[
-    str | None,
-    typer.Option(help="Defaults of rate, warm-up, steps and batch: paper or small; by the model if none."),
-]
-FusionMixOption = Annotated[
-    str | None, typer.Option(help="Several windows in equal parts, as in 10,15,30, instead of --fusion.")
-]
-HeldOutOption = Annotated[float, typer.Option(help="Share of the videos kept for evaluation; 0 trains on all.")]
-EvalStepsOption = Annotated[int, typer.Option(help="Steps between evaluations on held-out videos.")]
-EvalPairsOption = Annotated[int, typer.Option(help="Held-out pairs of each window evaluated at most.")]
-StoreFeaturesOption = Annotated[
-    bool, typer.Option("--store-features", help="Keep vision tokens in the cache: 1.7 MB a slot for SigLIP so400m.")
-]
-YesOption = Annotated[bool, typer.Option("--yes", help="Store them even if they take more than 10 GB.")]
 
-FreezeOption = Annotated[
-    list[str] | None,
-    typer.Option("--freeze", help="Part that does not learn, repeatable: llm, projector or delta-encoder."),
-]
-LoraOption = Annotated[
-    int | None, typer.Option(help="Rank of LoRA adapters that learn in place of the language model.")
-]
-TrainVisionOption = Annotated[bool, typer.Option("--train-vision", help="Train the vision tower too, at --vision-lr.")]
+@app.command("vision")
+def vision(
+    data: Annotated[
+        list[Path],
+        typer.Option(help="Folder of `cope scenes --num N`: the clips' records. Repeatable.", file_okay=False),
+    ],
+    held_out: Annotated[float, typer.Option(help="Share of the clips kept for evaluation; 0 trains on all.")] = 0.05,
+    eval_frames: Annotated[int, typer.Option(help="Held-out frames evaluated at most.")] = 1000,
+    fusion: FusionOption = 30,
+    grid: GridOption = 128,
+    steps: StepsOption = None,
+    epochs: EpochsOption = None,
+    batch_size: BatchOption = 64,
+    lr: RateOption = None,
+    warmup: WarmupOption = None,
+    seed: SeedOption = 0,
+    save_steps: SaveOption = 500,
+    log_steps: LogOption = 1,
+    workers: ReadersOption = 0,
+    cpu: CpuOption = False,
+    skip_bad: SkipOption = 0,
+    run: RunOption = "",
+    resume: ResumeOption = False,
+    runs: RunsOption = DEFAULT_RUNS,
+    cache: CacheOption = DEFAULT_CACHE,
+    json: JsonOption = False,
+) -> None:
+    """Before stage 3, for cope-tiny alone: train its vision tower from nothing, on frames of rendered clips."""
+    from cope_cli.train.config import VisionConfig
+
+    config = VisionConfig(
+        data=tuple(data),
+        held_out=held_out,
+        eval_frames=eval_frames,
+        fusion_frames=fusion,
+        grid_px=grid,
+        steps=steps,
+        epochs=epochs,
+        batch_size=batch_size,
+        learning_rate=lr,
+        warmup_steps=warmup,
+        seed=seed,
+        save_steps=save_steps,
+        log_steps=log_steps,
+        workers=workers,
+        cpu=cpu,
+        skip_bad=skip_bad,
+    )
+    from cope_cli.train.vision import train_vision as train
+
+    run_stage("vision", partial(train, on_note=say), config, cache, runs, run, resume, json)
 
 
 @app.command("pretrain")
@@ -85,6 +112,7 @@ def pretrain(
     model: ModelOption = None,
     recipe: RecipeOption = None,
     delta_preset: PresetOption = None,
+    delta_branches: BranchesOption = "both",
     fusion: FusionOption = 30,
     fusion_mix: FusionMixOption = None,
     grid: GridOption = 224,
@@ -124,6 +152,7 @@ def pretrain(
         model=model,
         recipe=recipe,
         delta_preset=delta_preset,
+        delta_branches=delta_branches,
         fusion_frames=fusion,
         fusion_mix=parse_windows(fusion_mix),
         held_out=held_out,
@@ -152,8 +181,8 @@ def pretrain(
     )
     from cope_cli.train.pretrain import pretrain as train
 
-    with_notes = partial(train, is_large_accepted=yes, on_note=_say)
-    _train("pretrain", with_notes, config, cache, runs, run, resume, json)
+    with_notes = partial(train, is_large_accepted=yes, on_note=say)
+    run_stage("pretrain", with_notes, config, cache, runs, run, resume, json)
 
 
 @app.command("finetune")
@@ -172,6 +201,7 @@ def finetune(
         str | None, typer.Option(help="Pretrain run, Delta-encoder folder, or fresh; the newest pretrain run if none.")
     ] = None,
     delta_preset: PresetOption = None,
+    delta_branches: BranchesOption = "both",
     keyframes: Annotated[
         str, typer.Option(help="K: slots per GOP shown as RGB; or several with weights, drawn per sample: 1:2,2:1,4:1.")
     ] = "4",
@@ -183,6 +213,10 @@ def finetune(
     ] = None,
     train_vision: TrainVisionOption = False,
     vision_lr: Annotated[float, typer.Option(help="Peak learning rate of the vision tower.")] = 2e-6,
+    pack: Annotated[
+        int, typer.Option(help="Up to this many items of a video share its visual tokens in one sequence.")
+    ] = 1,
+    delta: Annotated[str, typer.Option(help="on; off trains on RGB slots alone, a control.")] = "on",
     group_by_length: Annotated[
         bool, typer.Option("--group-by-length", help="Make batches of items of similar length.")
     ] = False,
@@ -221,6 +255,7 @@ def finetune(
         model=model,
         delta_encoder=delta_encoder,
         delta_preset=delta_preset,
+        delta_branches=delta_branches,
         keyframes=keyframes,
         max_gops=max_gops,
         freeze=tuple(frozen or ()),
@@ -228,6 +263,8 @@ def finetune(
         lora_alpha=lora_alpha,
         train_vision=train_vision,
         group_by_length=group_by_length,
+        pack=pack,
+        delta=delta,
         vision_learning_rate=vision_lr,
         fusion_frames=fusion,
         grid_px=grid,
@@ -252,7 +289,7 @@ def finetune(
     )
     from cope_cli.train.finetune import finetune as train
 
-    _train("finetune", train, config, cache, runs, run, resume, json)
+    run_stage("finetune", train, config, cache, runs, run, resume, json)
 
 
 @app.command("merge")
@@ -271,97 +308,3 @@ def merge(
         show.print_json({"result": result})
     else:
         show.out.print(f"merged {run} into {result}", highlight=False, soft_wrap=True)
-
-
-def _train(
-    kind: Any,
-    train: Callable[..., Path],
-    config: TrainConfig,
-    cache: Path,
-    runs: Path,
-    run: str,
-    resume: bool,
-    json: bool,
-) -> None:
-    """Run a training stage under a progress bar and say what came of it, all of it on rank 0."""
-    from cope_cli.cache.store import Cache
-    from cope_cli.train.ranks import join_ranks, leave_ranks
-    from cope_cli.train.runs import RunFolder, next_run_name
-
-    ranks = join_ranks(cpu=config.cpu, timeout_minutes=config.rank_timeout_minutes)
-    name = ranks.from_main(lambda: run or next_run_name(runs, kind), "while the run gets its name")
-    folder = runs / name
-    with show.batch_progress(kind, 0, is_shown=ranks.is_main) as progress:
-        result = train(
-            Cache(cache),
-            config,
-            folder,
-            resume=resume,
-            on_begin=_say_what_is_trained,
-            on_progress=lambda step, total, metrics: progress.step(kind, step, total, metrics),
-            on_frames=lambda entry, done, total: progress.update(f"RGB slots of {entry}", done, total),
-        )
-    leave_ranks()
-    if not ranks.is_main:
-        return
-    records = RunFolder(folder, kind)
-    metrics, skipped, shortened = records.metrics(), records.skipped(), records.shortened()
-    if json:
-        last = metrics[-1] if metrics else None
-        found = {"run": folder, "result": result, "last": last, "skipped": skipped, "shortened": shortened}
-        show.print_json(found | _held_out(records))
-        return
-    _show_losses(folder, metrics)
-    _show_split(metrics)
-    if verdict := _held_out(records).get("verdict"):
-        show.out.print(f"  held-out videos: {verdict}", highlight=False, soft_wrap=True)
-    show.out.print(f"  result {result}; curve {folder / 'loss.png'}", highlight=False, soft_wrap=True)
-    if skipped:
-        show.out.print(f"  {len(skipped)} samples left out: {folder / 'skipped.jsonl'}", style="yellow")
-    if shortened:
-        text = (
-            f"  {len(shortened)} samples show fewer GOPs than asked for, to fit the context: {records.shortened_file}"
-        )
-        show.out.print(text, style="yellow", soft_wrap=True)
-
-
-def _say(text: str) -> None:
-    show.err.print(text, style="dim", markup=False, highlight=False, soft_wrap=True)
-
-
-def _say_what_is_trained(record: Mapping[str, Any]) -> None:
-    show.err.print(record["batch"], style="dim", highlight=False, soft_wrap=True)
-    show.err.print(f"base: {record['base_model']}", style="dim", highlight=False, soft_wrap=True)
-    show.err.print(f"Delta-encoder: {record['delta_encoder']}", style="dim", highlight=False, soft_wrap=True)
-
-
-def _show_losses(folder: Path, metrics: Sequence[Mapping[str, float]]) -> None:
-    """Print the loss over the first and the last tenth of a run; for pretrain that of copying the slot before too."""
-    count = max(1, len(metrics) // 10)
-
-    def mean(name: str, lines: Sequence[Mapping[str, float]]) -> float:
-        return sum(line[name] for line in lines) / len(lines)
-
-    text = f"{folder}: loss {mean('loss', metrics[:count]):.3f} -> {mean('loss', metrics[-count:]):.3f}"
-    if "copy_loss" in metrics[-1]:
-        text += f", where copying the slot before gives {mean('copy_loss', metrics[-count:]):.3f}"
-    show.out.print(f"{text} (means of {count} of {len(metrics)} logged steps)", highlight=False, soft_wrap=True)
-
-
-def _held_out(run: RunFolder) -> dict[str, Any]:
-    """Return what a run's evaluations came to, for pretrain."""
-    evaluations = run.evaluations()
-    config = run.config()
-    return {"evaluations": evaluations, "verdict": config.get("verdict")} if evaluations else {}
-
-
-def _show_split(metrics: Sequence[Mapping[str, float]]) -> None:
-    """Print where the time of a step went, if that was measured; the first logged step warms up and is left out."""
-    counted = metrics[1:] or metrics
-    names = [name for name in counted[-1] if name.endswith("_seconds")]
-    if names:
-        means = {name: sum(line[name] for line in counted) / len(counted) for name in names}
-        parts = ", ".join(
-            f"{name.removesuffix('_seconds').replace('_', '-')} {value:.3f}" for name, value in means.items()
-        )
-        show.out.print(f"  a step in seconds: {parts}", highlight=False, soft_wrap=True)

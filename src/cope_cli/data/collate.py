@@ -106,6 +106,8 @@ def _batch(
 
     labels = padded([prompt.labels for prompt in prompts], IGNORED_LABEL)
     tensors: dict[str, Any] = {name: torch.from_numpy(array) for name, array in visuals.items()}
+    if any(prompt.block is not None for prompt in prompts):
+        tensors["block"] = torch.from_numpy(padded([p.block or [0] * len(p) for p in prompts], -1))
     return VideoLMBatch(
         input_ids=torch.from_numpy(padded([prompt.ids for prompt in prompts], pad_id)),
         token_kind=torch.from_numpy(padded([prompt.kinds for prompt in prompts], TokenKind.TEXT).astype(np.uint8)),

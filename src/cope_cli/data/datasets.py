@@ -21,8 +21,10 @@ import numpy as np
 
 from cope_cli.cache.store import PrimitivesEntry
 from cope_cli.data.conversations import Item
+from cope_cli.data.draws import drawn_number
 from cope_cli.data.keyframes import KeyframeMix
-from cope_cli.data.prompt import PromptBuilder, Timeline
+from cope_cli.data.packing import pack_prompts
+from cope_cli.data.prompt import Prompt, PromptBuilder, Timeline
 from cope_cli.data.samples import OpenEntries, PairSample, Sample, Shortened, read_pair, read_visuals
 from cope_cli.data.videos import VideoIndex
 from cope_cli.errors import CopeError, DataError, TooLongError
@@ -57,6 +59,7 @@ class FinetuneDataset:
         seed: decides the draw.
         video_root: the folder that the items' paths are relative to; see `VideoIndex.find`.
         skip_bad: leave out what cannot be read instead of raising.
+        pack: up to this many items of one video make a sample; which ones, is drawn anew in each epoch.
 
     Attributes:
         bad: items left out when the dataset was built.
@@ -77,6 +80,7 @@ class FinetuneDataset:
         seed: int = 0,
         video_root: Path | None = None,
         skip_bad: bool = False,
+        pack: int = 1,
     ) -> None:
         self.builder = builder
         self.keyframes = keyframes or KeyframeMix.parse(builder.keyframes_per_gop)
@@ -85,20 +89,21 @@ class FinetuneDataset:
         self.skip_bad = skip_bad
         self.bad: list[BadSample] = []
         self._entries = OpenEntries(index.cache.root, size_px)
-        self._items: list[_Found] = []
+        found_items: list[_Found] = []
         for number, item in enumerate(items):
             try:
                 name = index.find(item.video, video_root=video_root).name
-                self._items.append(_Found(item=item, name=name, sample_id=f"{number}:{item.id}"))
+                found_items.append(_Found(item=item, name=name, sample_id=f"{number}:{item.id}"))
             except CopeError as error:
                 if not skip_bad:
                     raise DataError(f"{item.where}: {error.message}", error.hint) from error
                 self.bad.append(BadSample(where=item.where, message=error.message))
-        if not self._items:
+        if not found_items:
             raise DataError(f"none of the {len(items)} items has a video in {index.cache.root}", _first(self.bad))
+        self._packs = _packs(found_items, pack)
 
     def __len__(self) -> int:
-        return len(self._items)
+        return len(self._packs)
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the pass over the data that samples are read for, counted from 0."""
@@ -107,7 +112,7 @@ class FinetuneDataset:
     @property
     def entry_names(self) -> list[str]:
         """Names of the entries that are read, each once."""
-        return sorted({found.name for found in self._items})
+        return sorted({pack.name for pack in self._packs})
 
     def rgb_slots(self, name: str) -> tuple[int, ...]:
         """Return the slots of an entry that some sample may show as RGB, in whatever epoch."""
@@ -117,9 +122,10 @@ class FinetuneDataset:
             plan = builder.plan(timeline)
             slots.update(plan.rgb_slots)
             if plan.num_gops_used < plan.num_gops_total:  # fewer GOPs may be other GOPs: the text decides how many
-                for found in self._items:
-                    if found.name == name:
-                        slots.update(_rgb_slots(builder, found.item, timeline))
+                for pack in self._packs:
+                    if pack.name == name:
+                        for found in pack.items:
+                            slots.update(_rgb_slots(builder, found.item, timeline))
         return tuple(sorted(slots))
 
     def _builders(self) -> list[PromptBuilder]:
@@ -128,10 +134,12 @@ class FinetuneDataset:
 
     def drawn_keyframes(self, index: int) -> int:
         """Return K of a sample in the present epoch."""
-        return self.keyframes.draw(seed=self.seed, epoch=self.epoch, sample=self._items[index].sample_id)
+        return self.keyframes.draw(seed=self.seed, epoch=self.epoch, sample=self._packs[index].sample_id)
 
     def lengths(self) -> list[int]:
         """Return about how many tokens each sample has: its video's, and its text's at four characters a token.
+
+        A packed sample's text varies with the epoch: counted is its share of its video's.
 
         An entry that cannot be read counts as no tokens; its samples fail when they are read.
         """
@@ -144,8 +152,11 @@ class FinetuneDataset:
             else:
                 visual[name] = self.builder.plan(timeline).num_tokens
         return [
-            visual[found.name] + sum(len(turn.question) + len(turn.answer) for turn in found.item.turns) // 4
-            for found in self._items
+            visual[pack.name]
+            + sum(len(t.question) + len(t.answer) for found in pack.items for t in found.item.turns)
+            * pack.num_drawn
+            // (4 * len(pack.items))
+            for pack in self._packs
         ]
 
     def __getitem__(self, index: int) -> Sample | BadSample:
@@ -154,14 +165,18 @@ class FinetuneDataset:
         Raises:
             DataError: it cannot be read and `skip_bad` is off; names the item and the entry.
         """
-        found = self._items[index]
-        where = f"{found.item.where}, entry {found.name}"
-        return _read(where, lambda: self._sample(where, found, self.drawn_keyframes(index)), self.skip_bad)
+        pack = self._packs[index]
+        drawn = pack.drawn(seed=self.seed, epoch=self.epoch)
+        where = f"{drawn[0].item.where}, entry {pack.name}"
+        if len(drawn) > 1:
+            where = f"{len(drawn)} items in one sample, the first {where}"
+        keyframes = self.drawn_keyframes(index)
+        return _read(where, lambda: self._sample(where, pack.name, drawn, keyframes), self.skip_bad)
 
-    def _sample(self, where: str, found: _Found, keyframes: int) -> Sample:
-        primitives, frames = self._entries.primitives(found.name), self._entries.frames(found.name)
+    def _sample(self, where: str, name: str, drawn: Sequence[_Found], keyframes: int) -> Sample:
+        primitives, frames = self._entries.primitives(name), self._entries.frames(name)
         builder = replace(self.builder, keyframes_per_gop=keyframes)
-        prompt = builder.finetune(found.item.turns, Timeline.of(primitives))
+        prompt = _prompt(builder, drawn, Timeline.of(primitives))
         wanted = min(prompt.plan.num_gops_total, builder.max_gops)
         shortened = Shortened(where=where, num_gops=prompt.plan.num_gops_used, num_gops_wanted=wanted)
         return Sample(
@@ -178,6 +193,65 @@ class _Found:
     item: Item
     name: str
     sample_id: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Pack:
+    """One sample: a share of the items of one video, which may be all of them, or a single one.
+
+    Attributes:
+        name: the entry of the video.
+        items: of which some are drawn in each epoch.
+        start: the first that is drawn, in that epoch's order.
+        num_drawn: how many are.
+        sample_id: what draws depend on.
+    """
+
+    items: tuple[_Found, ...]
+    start: int = 0
+    num_drawn: int = 1
+    sample_id: str
+
+    @property
+    def name(self) -> str:
+        return self.items[0].name
+
+    def drawn(self, *, seed: int, epoch: int) -> Sequence[_Found]:
+        """Return an epoch's items: a function of seed, epoch and items alone."""
+        if len(self.items) == 1:
+            return self.items
+        order = sorted(self.items, key=lambda found: drawn_number("pack", seed, epoch, found.sample_id))
+        return order[self.start : self.start + self.num_drawn]
+
+
+def _packs(items: Sequence[_Found], size: int) -> list[_Pack]:
+    """Return the samples that items make, in the order of their first items."""
+    if size == 1:
+        return [_Pack(items=(found,), sample_id=found.sample_id) for found in items]
+    by_name: dict[str, list[_Found]] = {}
+    for found in items:
+        by_name.setdefault(found.name, []).append(found)
+    packs = []
+    for group in by_name.values():
+        # Packs of about equal size, rather than full ones and a small rest.
+        num_packs = -(-len(group) // size)
+        ends = [round((number + 1) * len(group) / num_packs) for number in range(num_packs)]
+        for start, end in zip([0, *ends], ends, strict=False):
+            sample_id = f"{group[0].sample_id}+{start}"
+            packs.append(_Pack(items=tuple(group), start=start, num_drawn=end - start, sample_id=sample_id))
+    return packs
+
+
+def _prompt(builder: PromptBuilder, drawn: Sequence[_Found], timeline: Timeline) -> Prompt:
+    """Return the prompt of a sample's items, all with the same GOPs: as many as the longest leaves room for."""
+    prompts = [builder.finetune(found.item.turns, timeline) for found in drawn]
+    if len(prompts) == 1:
+        return prompts[0]
+    num_gops = min(prompt.plan.num_gops_used for prompt in prompts)
+    if any(prompt.plan.num_gops_used != num_gops for prompt in prompts):
+        fewer = replace(builder, max_gops=num_gops)
+        prompts = [fewer.finetune(found.item.turns, timeline) for found in drawn]
+    return pack_prompts(prompts)
 
 
 def _rgb_slots(builder: PromptBuilder, item: Item, timeline: Timeline) -> tuple[int, ...]:

@@ -10,6 +10,13 @@ This is LLaVA-Video's `qwen_1_5` layout (ChatML, visual block first). Its time i
 frame; here it lists the keyframes' times and says how far apart the slots are, because a time per slot would double
 what a P slot costs (SPEC section 3). Where all shown slots are RGB the sentence is LLaVA-Video's own.
 
+A tokenizer may ask for a short form (`SHORT_PROMPT` in its configuration), as cope-tiny's does, whose 90 visual tokens
+would otherwise stand among as many of text:
+
+```
+<|im_start|>[visual tokens]{question}<|im_end|>{answer}<|im_end|>
+```
+
 Special tokens are put in by id. Text of users and data files is tokenised apart and never read as special tokens: a
 question that contains `<|im_end|>` or `<image>` is a question about these characters. The pieces are the same for
 both uses, so the ids of a question to answer are a prefix of the ids it is trained with.
@@ -28,6 +35,8 @@ from cope_cli.model.token_plan import TokenCosts, TokenKind, TokenPlan, plan_tok
 
 IGNORED_LABEL = -100
 SYSTEM_TEXT = "You are a helpful assistant."
+#: Field of tokenizer_config.json, `"cope_prompt": "short"`.
+PROMPT_FIELD, SHORT_PROMPT = "cope_prompt", "short"
 _TURN_START, _TURN_END, _IMAGE = "<|im_start|>", "<|im_end|>", "<image>"
 
 
@@ -70,12 +79,14 @@ class Prompt:
         ids: token ids; 0 at visual positions, which are filled from the slots.
         kinds: `TokenKind` of each position.
         labels: the ids to be learned, -100 elsewhere.
+        block: of a packed prompt, 0 for the prefix and else the question's number, from 1; None for one question.
     """
 
     plan: TokenPlan
     ids: tuple[int, ...]
     kinds: tuple[int, ...]
     labels: tuple[int, ...]
+    block: tuple[int, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -243,14 +254,20 @@ class _Writer:
             if token not in vocabulary:
                 raise CheckpointError(f"the tokenizer has no {token}", "Use the tokenizer that belongs to the model.")
         self.turn_start, self.turn_end = vocabulary[_TURN_START], vocabulary[_TURN_END]
+        self.is_short = getattr(tokenizer, "init_kwargs", {}).get(PROMPT_FIELD) == SHORT_PROMPT
         self.special_ids = {*tokenizer.all_special_ids, self.turn_start, self.turn_end, vocabulary.get(_IMAGE)}
 
     def opening(self, question: str, plan: TokenPlan, timeline: Timeline) -> None:
         """Write the system turn and the first question, with the visual block."""
+        kinds = plan.token_kinds()
+        if self.is_short:
+            self.append([self.turn_start], [int(TokenKind.TEXT)], is_learned=False)
+            self.append([0] * len(kinds), kinds, is_learned=False)
+            self.question(question)
+            return
         self.text(f"system\n{SYSTEM_TEXT}", special_before=self.turn_start, special_after=self.turn_end)
         self.text("\n")
         self.text("user\n", special_before=self.turn_start)
-        kinds = plan.token_kinds()
         self.append([0] * len(kinds), kinds, is_learned=False)
         self.text(f"\n{time_instruction(plan, timeline)}\n{question}", special_after=self.turn_end)
         self.text("\n")
@@ -258,6 +275,9 @@ class _Writer:
 
     def question(self, question: str) -> None:
         """Write a later question."""
+        if self.is_short:
+            self.text(question, special_after=self.turn_end)
+            return
         self.text(f"user\n{question}", special_before=self.turn_start, special_after=self.turn_end)
         self.text("\n")
         self.text("assistant\n", special_before=self.turn_start)
@@ -265,7 +285,8 @@ class _Writer:
     def answer(self, answer: str) -> None:
         """Write an answer, which is what is learned."""
         self.text(answer, special_after=self.turn_end, is_learned=True)
-        self.text("\n")
+        if not self.is_short:
+            self.text("\n")
 
     def text(
         self,

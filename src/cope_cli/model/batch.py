@@ -27,6 +27,9 @@ class VideoLMBatch:
         motion: (P, 2, G, G) int16, displacement (x, y) in half-pixels of the encoded stream.
         residual: (P, G, G, 3) int16.
         frame_size_px: (P, 2) int32, width and height of the encoded stream.
+        block: (B, L) int64, where several questions share a prefix: 0 for the prefix, else the question's number; -1
+            for padding. A position sees the prefix and its own question, and counts from 0 as if alone. None: no
+            sequence is packed.
         delta_mode: "zero" replaces the Delta-tokens by zeros and keeps their newlines (section H.3).
     """
 
@@ -38,11 +41,12 @@ class VideoLMBatch:
     motion: Tensor
     residual: Tensor
     frame_size_px: Tensor
+    block: Tensor | None = None
     delta_mode: Literal["on", "zero"] = "on"
 
     def __post_init__(self) -> None:
         shape = self.input_ids.shape
-        for name in ("token_kind", "attention_mask", "labels"):
+        for name in ("token_kind", "attention_mask", "labels", "block"):
             tensor = getattr(self, name)
             if tensor is not None and tensor.shape != shape:
                 raise ValueError(f"{name} has shape {list(tensor.shape)}, input_ids has {list(shape)}")

@@ -70,6 +70,7 @@ class LoadedVideoLM:
         notes: what a user should know before trusting its answers.
         primitives: what its Delta-encoder was trained on: "re-encoded", "direct", or both.
         hash_vision: computes `vision_sha256`.
+        keyframes_per_gop: K, slots per GOP shown as RGB, it was finetuned with; None if that is unknown or several.
     """
 
     model: VideoLM
@@ -80,6 +81,7 @@ class LoadedVideoLM:
     notes: tuple[str, ...] = ()
     primitives: tuple[str, ...] = TRAINED_ON_BY_DEFAULT
     hash_vision: Callable[[], str] = field(repr=False)
+    keyframes_per_gop: int | None = None
 
     @cached_property
     def vision_sha256(self) -> str:
@@ -126,6 +128,7 @@ def save_videolm(
     *,
     fusion_frames: int,
     primitives: Sequence[str] = TRAINED_ON_BY_DEFAULT,
+    keyframes_per_gop: int | None = None,
     state_dict: Mapping[str, Tensor] | None = None,
 ) -> None:
     """Write a VideoLM and its tokenizer; a folder already there is replaced.
@@ -136,6 +139,7 @@ def save_videolm(
         folder: where to.
         fusion_frames: the fusion window s, in frames, of its training data.
         primitives: what kinds of primitives that was: "re-encoded", "direct", or both.
+        keyframes_per_gop: K of its training data, if it was one number.
         state_dict: the weights, under `model.state_dict()`'s names, where they are gathered from several ranks.
 
     Raises:
@@ -158,6 +162,8 @@ def save_videolm(
             "vision_sha256": sha256_of_tensors(_below(base, "model.vision_tower.")),
             **described_primitives(primitives),
         }
+        if keyframes_per_gop is not None:
+            values["keyframes_per_gop"] = keyframes_per_gop
         write_description(temporary, "videolm", values)
 
 
@@ -222,6 +228,7 @@ def load_videolm(
         notes=checkpoint.notes,
         primitives=primitives,
         hash_vision=hash_vision,
+        keyframes_per_gop=None if values is None else values.get("keyframes_per_gop"),
     )
 
 

@@ -27,6 +27,9 @@ from cope_cli.model.resnet import STAGES_OF_STRIDE, ResNetTrunk
 from cope_cli.model.transformer import PreNormTransformer, check_transformer, learned_tokens
 
 MotionNormalisation = Literal["fixed", "per_frame"]
+Branches = Literal["both", "motion", "residual"]
+#: Fields that descriptions written before they existed lack; their defaults are what was done then.
+_LATER_FIELDS = {"branches"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +49,7 @@ class DeltaEncoderConfig:
         trunk_width: channels of the ResNet's stem.
         motion_normalisation: "fixed" divides by `max_displacement`; "per_frame" is min-max over each field.
         max_displacement: displacement that becomes 1 under "fixed", as a fraction of the frame's side.
+        branches: "both"; "motion" or "residual" has that branch alone, and zeros for the other's tokens: a control.
     """
 
     grid_px: int = 224
@@ -60,6 +64,7 @@ class DeltaEncoderConfig:
     trunk_width: int = 64
     motion_normalisation: MotionNormalisation = "fixed"
     max_displacement: float = 0.5
+    branches: Branches = "both"
 
     def __post_init__(self) -> None:
         for name in ("num_motion_tokens", "num_residual_tokens", "out_width", "trunk_width", "grid_px"):
@@ -75,6 +80,8 @@ class DeltaEncoderConfig:
                 f"motion_normalisation is {self.motion_normalisation!r}: "
                 f"it must be one of {', '.join(get_args(MotionNormalisation))}"
             )
+        if self.branches not in get_args(Branches):
+            raise UsageError(f"branches is {self.branches!r}: it must be one of {', '.join(get_args(Branches))}")
         if not 0 < self.max_displacement <= 1:
             raise UsageError(f"max_displacement is {self.max_displacement}: it must be above 0 and at most 1")
 
@@ -93,7 +100,7 @@ class DeltaEncoderConfig:
         """Return a named configuration, with some fields changed.
 
         `paper`: 14.1 M parameters, within the paper's "< 15 M". `wide`: its literal inner width of 1152, 133 M.
-        `small`: for the small model that cope builds without a download.
+        `small`: for the small model that cope builds without a download. `tiny`: for cope-tiny, which it ships.
 
         Raises:
             UsageError: no such preset.
@@ -114,8 +121,8 @@ class DeltaEncoderConfig:
             ValueError: a field is missing, unknown, or has a value that cannot be used.
         """
         expected = {field.name for field in fields(cls)}
-        if set(values) != expected:
-            missing, unknown = sorted(expected - set(values)), sorted(set(values) - expected)
+        if not expected - _LATER_FIELDS <= set(values) <= expected:
+            missing, unknown = sorted(expected - _LATER_FIELDS - set(values)), sorted(set(values) - expected)
             raise ValueError(f"Delta-encoder configuration: missing fields {missing}, unknown fields {unknown}")
         return cls(**values)
 
@@ -124,6 +131,7 @@ PRESETS: Mapping[str, Mapping[str, int]] = {
     "paper": {},
     "wide": {"width": 1152},
     "small": {"width": 96, "depth": 2, "heads": 4, "out_width": 96, "trunk_width": 16},
+    "tiny": {"width": 128, "depth": 2, "heads": 4, "out_width": 128, "trunk_width": 8},
 }
 
 
@@ -211,6 +219,18 @@ class DeltaBranch(nn.Module):
         return output
 
 
+class _NoBranch(nn.Module):
+    """A branch that is left out: its tokens are zeros, so that sequences stay as they are."""
+
+    def __init__(self, num_tokens: int, width: int) -> None:
+        super().__init__()
+        self.shape = (num_tokens, width)
+
+    def forward(self, field: Tensor) -> Tensor:
+        """Return zeros (P, K, `out_width`)."""
+        return field.new_zeros((len(field), *self.shape))
+
+
 def positions_for(positions: Tensor, side: int) -> Tensor:
     """Return position embeddings for a grid of `side` x `side` patches, interpolated (bicubic) if it differs.
 
@@ -234,13 +254,24 @@ class DeltaEncoder(nn.Module):
     def __init__(self, config: DeltaEncoderConfig) -> None:
         super().__init__()
         self.config = config
-        self.motion_branch = DeltaBranch(config, MotionPatches(config), config.num_motion_tokens)
-        self.residual_branch = DeltaBranch(config, ResidualPatches(config), config.num_residual_tokens)
+        self.motion_branch: nn.Module = _NoBranch(config.num_motion_tokens, config.out_width)
+        self.residual_branch: nn.Module = _NoBranch(config.num_residual_tokens, config.out_width)
+        if config.branches != "residual":
+            self.motion_branch = DeltaBranch(config, MotionPatches(config), config.num_motion_tokens)
+        if config.branches != "motion":
+            self.residual_branch = DeltaBranch(config, ResidualPatches(config), config.num_residual_tokens)
 
     @property
     def dtype(self) -> torch.dtype:
         """The type of the weights, which the inputs are turned into."""
-        return self.motion_branch.queries.dtype
+        return self.some_branch.queries.dtype
+
+    @property
+    def some_branch(self) -> DeltaBranch:
+        """A branch that is there."""
+        branch = self.residual_branch if self.config.branches == "residual" else self.motion_branch
+        assert isinstance(branch, DeltaBranch)
+        return branch
 
     def num_parameters(self) -> int:
         """Return the number of parameters, positions included."""
@@ -263,7 +294,7 @@ class DeltaEncoder(nn.Module):
         """
         self._check(motion_half_px, residual, frame_size_px)
         if len(motion_half_px) == 0:
-            return self.motion_branch.queries.new_zeros((0, self.config.num_tokens, self.config.out_width))
+            return self.some_branch.queries.new_zeros((0, self.config.num_tokens, self.config.out_width))
         motion = normalise_motion(
             motion_half_px,
             frame_size_px,

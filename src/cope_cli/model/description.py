@@ -28,7 +28,7 @@ FIELDS = {
 }
 #: Fields that may be missing.
 OPTIONAL_FIELDS = {
-    "videolm": {"primitives"},
+    "videolm": {"keyframes_per_gop", "primitives"},
     "delta_encoder": {"fusion_windows", "primitives"},
     "adapter": {"primitives"},
 }

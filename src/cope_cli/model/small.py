@@ -6,6 +6,7 @@ It has random weights: for tests, demonstrations and as a start for training on 
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 import torch
@@ -51,15 +52,19 @@ A B C D It The What Which Where When How Does Is Are Please Yes No Nothing
 """
 
 
-def build_small_tokenizer() -> Any:
+def build_small_tokenizer(words: Collection[str] | None = None, **fields: Any) -> Any:
     """Return a byte-level BPE tokenizer: bytes, some hundred whole words, then the four special tokens of ChatML.
 
-    Any text can be written with it, and it is built here, from the words above.
+    Any text can be written with it, and it is built here.
+
+    Args:
+        words: become single tokens, with and without a space before them, as do the prompt's; None takes those above.
+        fields: further ones of tokenizer_config.json, which may replace the chat template.
     """
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
-    words = sorted({*_PROMPT_WORDS.split(), *_WORDS.split()})
+    words = sorted({*_PROMPT_WORDS.split(), *(_WORDS.split() if words is None else words)})
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
     tokenizer.decoder = decoders.ByteLevel()
@@ -74,10 +79,10 @@ def build_small_tokenizer() -> Any:
         tokenizer_object=tokenizer,
         eos_token=TURN_END,
         pad_token=END_OF_TEXT,
-        chat_template=CHAT_TEMPLATE,
         model_max_length=CONTEXT_TOKENS,
         padding_side="left",
         clean_up_tokenization_spaces=False,
+        **{"chat_template": CHAT_TEMPLATE, **fields},
     )
 
 

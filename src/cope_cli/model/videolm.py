@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from cope_cli.errors import CheckpointError, UsageError
+from cope_cli.model.attention import attention_of
 from cope_cli.model.batch import IGNORED_LABEL, VideoLMBatch, VideoLMOutput
 from cope_cli.model.delta_encoder import DeltaEncoder
 from cope_cli.model.placement import execution_device
@@ -183,7 +184,7 @@ class VideoLM(nn.Module):
                 "Leave the P slots out, or use a model that was finetuned with Delta-tokens.",
             )
         projector = self.base.model.multi_modal_projector
-        device = execution_device(self.delta_encoder.motion_branch)
+        device = execution_device(self.delta_encoder.some_branch)
         parts = (self.chunks(tensor.to(device)) for tensor in (motion, residual, frame_size_px))
         tokens = torch.cat([self.delta_encoder(*chunk) for chunk in zip(*parts, strict=True)])
         output: Tensor = projector(tokens.to(projector.linear_1.weight.dtype))
@@ -257,9 +258,9 @@ class VideoLM(nn.Module):
             dummy = self._dummy_frame(batch)
             embeddings = self.embed(batch)
             embeddings = embeddings + (dummy + self._dummy_slot(batch)).to(embeddings.dtype)
-        positions = (batch.attention_mask.long().cumsum(-1) - 1).clamp(min=0)
+        mask, positions = attention_of(batch, self.base.config._attn_implementation)
         hidden = self.base.model.language_model(
-            inputs_embeds=embeddings, attention_mask=batch.attention_mask, position_ids=positions, use_cache=False
+            inputs_embeds=embeddings, attention_mask=mask, position_ids=positions, use_cache=False
         ).last_hidden_state
         if batch.labels is None:
             return VideoLMOutput(loss=None, logits=self.base.lm_head(hidden))

@@ -1,4 +1,4 @@
-"""The settings of the two training stages. What is None is decided by what is trained; `resolved` says by what rule.
+"""The settings of the training stages. What is None is decided by what is trained; `resolved` says by what rule.
 
 Imports neither torch nor transformers, so that a command can show its defaults at once.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal, get_args
 
 from cope_cli.config import ExtractConfig
 from cope_cli.data.keyframes import KeyframeMix
@@ -23,6 +23,8 @@ REPORTERS = ("none", "tensorboard", "wandb")
 PARTS = ("llm", "projector", "delta-encoder")
 #: Values of `--recipe`.
 RECIPES = ("paper", "small")
+#: Values of `--delta-branches`, those of `DeltaEncoderConfig`.
+Branches = Literal["both", "motion", "residual"]
 #: Fields whose flag has another name.
 _FLAGS = {
     "learning_rate": "lr",
@@ -176,8 +178,36 @@ class TrainConfig:
 
 def _json_value(value: Any) -> Any:
     if isinstance(value, tuple):
-        return list(value)
+        return [_json_value(one) for one in value]
     return str(value) if isinstance(value, Path) else value
+
+
+@dataclass(frozen=True, kw_only=True)
+class VisionConfig(TrainConfig):
+    """Training cope-tiny's vision tower from nothing.
+
+    Attributes:
+        data: folders of `cope scenes`, with the clips' records.
+        held_out: share of the clips that are kept from training and evaluated on at the end; 0 keeps none.
+        eval_frames: held-out frames that are evaluated, at most.
+    """
+
+    data: tuple[Path, ...]
+    batch_size: int = 64
+    grid_px: int = 128
+    held_out: float = 0.05
+    eval_frames: int = 1000
+
+    SMALL_STEPS: ClassVar[int] = 1000
+    SMALL_LEARNING_RATE: ClassVar[float] = 1e-3
+    FREE: ClassVar[frozenset[str]] = TrainConfig.FREE | {"eval_frames"}
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.data:
+            raise UsageError("--data: expected at least one folder of `cope scenes`")
+        self._check("held_out", lambda value: 0 <= value < 1, "0 or more and below 1")
+        self._check("eval_frames", lambda value: value >= 1, "at least 1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -189,6 +219,7 @@ class PretrainConfig(TrainConfig):
             field, the last by `accumulate` too; None: `small` for the small model, for others the paper's rate over
             one pass.
         delta_preset: preset of the Delta-encoder; None: `small` for the small model, `paper` for others.
+        delta_branches: "both"; "motion" or "residual" builds that branch alone, a control.
         fusion_mix: train on pairs of these fusion windows, evenly; `fusion_frames` is then the largest of them.
         held_out: share of the videos that are kept from training and evaluated on; 0 keeps none.
         eval_steps: steps between evaluations; there is one after the last step in any case.
@@ -199,6 +230,7 @@ class PretrainConfig(TrainConfig):
     batch_size: int = 16
     recipe: str | None = None
     delta_preset: str | None = None
+    delta_branches: Branches = "both"
     fusion_mix: tuple[int, ...] | None = None
     held_out: float = 0.1
     eval_steps: int = 500
@@ -227,6 +259,7 @@ class PretrainConfig(TrainConfig):
             object.__setattr__(self, "fusion_mix", tuple(sorted(self.fusion_mix)))
             object.__setattr__(self, "fusion_frames", max(self.fusion_mix))
         super().__post_init__()
+        self._check("delta_branches", get_args(Branches).__contains__, "both, motion or residual")
         self._check("held_out", lambda value: 0 <= value < 1, "0 or more and below 1")
         for name in ("eval_steps", "eval_pairs"):
             self._check(name, lambda value: value >= 1, "at least 1")
@@ -237,14 +270,15 @@ class PretrainConfig(TrainConfig):
         return self.fusion_mix or (self.fusion_frames,)
 
     @property
-    def _is_small(self) -> bool:
+    def is_small(self) -> bool:
+        """Whether the small recipe holds."""
         return self.recipe == "small" or (self.recipe is None and self.model is None)
 
     def resolved_learning_rate(self, num_ranks: int = 1) -> float:
         """Return the peak rate: the one given, the small model's, or 6.25e-5 * global batch / 64."""
         if self.learning_rate is not None:
             return self.learning_rate
-        if self._is_small:
+        if self.is_small:
             return self.SMALL_LEARNING_RATE
         return PRETRAIN_RATE_PER_64 * self.step_samples(num_ranks) / 64
 
@@ -253,7 +287,7 @@ class PretrainConfig(TrainConfig):
         if self.steps is None and self.epochs is None:
             if self.recipe == "paper":
                 return self.PAPER_STEPS
-            if self._is_small:
+            if self.is_small:
                 return self.SMALL_STEPS
         return super().num_steps(num_samples, num_ranks)
 
@@ -290,12 +324,16 @@ class FinetuneConfig(TrainConfig):
         delta_encoder: a pretrain run or its name, the folder of a Delta-encoder, or `fresh`; None: that of the model
             if it has one, else that of the newest finished pretrain run for its vision tower, else a fresh one.
         delta_preset: preset of a fresh one; None: `small` for the small model, `paper` for others.
+        delta_branches: of a fresh one.
         freeze: parts that do not learn: llm, projector (with the newline), delta-encoder.
         lora: rank of LoRA adapters that learn in place of the language model; None trains it in full.
         lora_alpha: their scale is alpha / rank; None: twice the rank.
         train_vision: train the vision tower too.
         group_by_length: make batches of samples of similar length.
         vision_learning_rate: at this peak rate.
+        pack: up to this many items of one video share its visual tokens in one sequence, each as if alone; a sample of
+            the batch is then such a pack.
+        delta: "on"; "off" trains without Delta-tokens, on RGB slots alone: the control of section H.4.
     """
 
     data: Path
@@ -305,12 +343,15 @@ class FinetuneConfig(TrainConfig):
     max_gops: int = 64
     delta_encoder: Path | str | None = None
     delta_preset: str | None = None
+    delta_branches: Branches = "both"
     freeze: tuple[str, ...] = ()
     lora: int | None = None
     lora_alpha: int | None = None
     train_vision: bool = False
     vision_learning_rate: float = 2e-6
     group_by_length: bool = False
+    pack: int = 1
+    delta: str = "on"
 
     #: 60 passes over 20 items: eight questions were known by heart after 60 passes.
     SMALL_STEPS: ClassVar[int] = 150
@@ -325,7 +366,11 @@ class FinetuneConfig(TrainConfig):
             self._check(name, lambda value: value >= 1, "at least 1")
         if self.lora_alpha is not None and self.lora is None:
             raise UsageError(f"--lora-alpha {self.lora_alpha}: there is no --lora that it could scale")
-        self._check("max_gops", lambda value: value >= 1, "at least 1")
+        for name in ("max_gops", "pack"):
+            self._check(name, lambda value: value >= 1, "at least 1")
+        if self.delta not in ("on", "off"):
+            raise UsageError(f"--delta {self.delta}: expected on or off")
+        self._check("delta_branches", get_args(Branches).__contains__, "both, motion or residual")
         self._check_freeze()
         self._check("vision_learning_rate", lambda value: value > 0, "above 0")
 

@@ -55,12 +55,14 @@ class FinetuneRecipe:
         tokenizer: saved with the model.
         fusion_frames: the fusion window s of the data.
         vision_learning_rate: peak rate of the vision tower, where it is trained.
+        keyframes_per_gop: K of the data; None: several.
         adapter: set where the language model is trained by LoRA: only what is trained is saved then.
     """
 
     tokenizer: Any
     fusion_frames: int
     vision_learning_rate: float
+    keyframes_per_gop: int | None = None
     adapter: Adapter | None = None
 
     def loss(
@@ -79,7 +81,14 @@ class FinetuneRecipe:
         if self.adapter is not None:
             save_adapter(model, folder, self.adapter, state_dict=state_dict)
             return
-        save_videolm(model, self.tokenizer, folder, fusion_frames=self.fusion_frames, state_dict=state_dict)
+        save_videolm(
+            model,
+            self.tokenizer,
+            folder,
+            fusion_frames=self.fusion_frames,
+            keyframes_per_gop=self.keyframes_per_gop,
+            state_dict=state_dict,
+        )
 
     def load(self, model: nn.Module, folder: Path) -> None:
         """Read it back."""
@@ -97,7 +106,7 @@ def choose_delta_encoder(base: Base, config: FinetuneConfig, runs_root: Path) ->
         CheckpointError: it does not fit the model or the data; says in what.
     """
     if config.delta_encoder == FRESH:
-        return fresh_delta_encoder(base, config, config.delta_preset), "fresh, as asked for"
+        return fresh_delta_encoder(base, config), "fresh, as asked for"
     if config.delta_encoder is not None:
         folder = delta_encoder_folder(config.delta_encoder, runs_root)
         return _checked(load_delta_encoder(folder), base, config), str(folder)
@@ -112,7 +121,7 @@ def choose_delta_encoder(base: Base, config: FinetuneConfig, runs_root: Path) ->
         if config.model is None or loaded.vision_sha256 == base.vision_sha256:
             return _checked(loaded, base, config), f"{folder}, the newest finished pretrain run"
     why = f"none of the {len(runs)} finished pretrain runs in {runs_root} is for this vision tower"
-    fresh = fresh_delta_encoder(base, config, config.delta_preset)
+    fresh = fresh_delta_encoder(base, config)
     return fresh, f"fresh: {why if runs else f'no finished pretrain run in {runs_root}'}"
 
 
@@ -161,6 +170,7 @@ def _dataset(
         context_tokens=base.model.context_tokens,
         keyframes_per_gop=config.keyframe_mix.counts[-1],
         max_gops=config.max_gops,
+        include_delta=config.delta == "on",
     )
     dataset = FinetuneDataset(
         data.items,
@@ -171,6 +181,7 @@ def _dataset(
         seed=config.seed,
         video_root=config.video_root,
         skip_bad=config.skip_bad > 0,
+        pack=config.pack,
     )
     return dataset, index.entries, [*bad, *dataset.bad]
 
@@ -262,6 +273,7 @@ def finetune(
             tokenizer=base.tokenizer,
             fusion_frames=config.fusion_frames,
             vision_learning_rate=config.vision_learning_rate,
+            keyframes_per_gop=config.keyframe_mix.counts[0] if len(config.keyframe_mix.counts) == 1 else None,
             adapter=adapter,
         ),
         model=base.model,

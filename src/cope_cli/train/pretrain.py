@@ -47,7 +47,7 @@ from cope_cli.train.setup import (
 from cope_cli.train.sharding import check_fsdp, load_full_state_dict
 from cope_cli.train.windows import PretrainData, open_pretrain_data
 
-#: Alignment modules for the small model; others have the paper's width.
+#: Alignment modules under the small recipe, as wide as the vision tokens; others have the paper's width.
 SMALL_ALIGNMENT = AlignmentConfig(width=96, depth=2, heads=4)
 
 
@@ -179,8 +179,10 @@ class PretrainRecipe:
 
 def build_pretrain_model(base: Base, config: PretrainConfig) -> PretrainModel:
     """Build what is trained around a base model's vision tower; new weights depend on the seed alone."""
-    encoder = fresh_delta_encoder(base, config, config.delta_preset)
-    sizes = SMALL_ALIGNMENT if config.model is None else AlignmentConfig()
+    encoder = fresh_delta_encoder(base, config)
+    sizes = AlignmentConfig()
+    if config.is_small:
+        sizes = replace(SMALL_ALIGNMENT, width=encoder.config.out_width)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(config.seed + 1)
         alignment = Alignment(

@@ -9,7 +9,7 @@ runs/<name>/
   shortened.jsonl     samples that show fewer GOPs than asked for, by name, each once
   loss.png            the curve
   checkpoint-<step>/  to go on from; whole or not there at all
-  model/              the result of finetune; delta_encoder/ that of pretrain
+  model/              the result of vision and finetune; delta_encoder/ that of pretrain
 ```
 """
 
@@ -29,9 +29,9 @@ from cope_cli.data.samples import Shortened
 from cope_cli.errors import CheckpointError, UsageError
 from cope_cli.files import write_json, write_text
 
-Kind = Literal["pretrain", "finetune"]
+Kind = Literal["vision", "pretrain", "finetune"]
 #: The folder of a finished run that holds its result.
-RESULT_FOLDER: Mapping[Kind, str] = {"pretrain": "delta_encoder", "finetune": "model"}
+RESULT_FOLDER: Mapping[Kind, str] = {"vision": "model", "pretrain": "delta_encoder", "finetune": "model"}
 #: The kind of a line of metrics.jsonl that is not a step's.
 EVALUATION = "eval"
 
@@ -169,7 +169,7 @@ class RunFolder:
 
 
 def next_run_name(runs_root: Path, kind: Kind) -> str:
-    """Return the default name of a new run: `pretrain-<n>` or `finetune-<n>`, n above every one that is there."""
+    """Return the default name of a new run, such as `pretrain-<n>`, n above every one that is there."""
     numbers = [
         int(match[1])
         for path in (runs_root.iterdir() if runs_root.is_dir() else ())

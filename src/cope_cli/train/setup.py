@@ -23,7 +23,7 @@ from cope_cli.model.hub import model_folder
 from cope_cli.model.small import build_small_videolm
 from cope_cli.model.videolm import VideoLM
 from cope_cli.stages.frames import ensure_frames
-from cope_cli.train.config import TrainConfig
+from cope_cli.train.config import FinetuneConfig, PretrainConfig, TrainConfig
 from cope_cli.train.ranks import Ranks
 from cope_cli.train.runs import RunFolder, result_folder
 
@@ -116,13 +116,14 @@ def delta_encoder_folder(named: str | Path, runs_root: Path) -> Path:
     raise CheckpointError(f"{found[0]}: neither a Delta-encoder nor a finished pretrain run", hint)
 
 
-def fresh_delta_encoder(base: Base, config: TrainConfig, preset: str | None) -> DeltaEncoder:
+def fresh_delta_encoder(base: Base, config: PretrainConfig | FinetuneConfig) -> DeltaEncoder:
     """Build a Delta-encoder with new weights, of the vision tower's width; they depend on the seed alone."""
     width = base.model.base.config.vision_config.hidden_size
-    name = preset or ("small" if config.model is None else "paper")
+    name = config.delta_preset or ("small" if config.model is None else "paper")
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(config.seed)
-        return DeltaEncoder(DeltaEncoderConfig.preset(name, grid_px=config.grid_px, out_width=width))
+        sizes = {"grid_px": config.grid_px, "out_width": width, "branches": config.delta_branches}
+        return DeltaEncoder(DeltaEncoderConfig.preset(name, **sizes))
 
 
 def open_index(cache: Cache, config: TrainConfig) -> tuple[VideoIndex, list[BadSample]]:

@@ -1,0 +1,240 @@
+"""What `cope train vision` learns from: still frames of rendered clips, and what stands in each of their patches.
+
+The records that clips are rendered from say where everything is in every frame. A patch shows the thing that covers
+its centre, the nearest to the viewer of several, or else one that reaches into it.
+
+Legend: V input side in pixels, M patches of a frame, B frames of a batch.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from cope_cli.data.datasets import BadSample
+from cope_cli.data.samples import OpenEntries
+from cope_cli.data.videos import VideoIndex
+from cope_cli.errors import CopeError, DataError, PathNotFoundError
+from cope_cli.world.records import Clip
+from cope_cli.world.tracks import camera_of, track_of
+
+RECORDS_FILE = "scenes.jsonl"
+#: A thing reaches into a patch if its rim is no further from the patch's centre than this share of the patch's side.
+_REACH = 0.35
+
+
+@dataclass(frozen=True, kw_only=True)
+class Seen:
+    """A thing in a frame.
+
+    Attributes:
+        colour: its colour's name.
+        shape: its outline's name.
+        x: its centre, as a share of the picture's side from the left.
+        y: the same, from the top.
+        radius: about half its size, likewise.
+        depth: things of lesser depth are nearer.
+    """
+
+    colour: str
+    shape: str
+    x: float
+    y: float
+    radius: float
+    depth: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class PatchTargets:
+    """What is to be said of each patch; a batch of them has B in front.
+
+    Attributes:
+        is_seen: (M,) bool, something stands in the patch.
+        is_centre: (M,) bool, the centre of a thing lies in it.
+        colour: (M,) int64, its colour; 0 where nothing is.
+        shape: (M,) int64, its shape.
+        place: (M, 3) float32: its centre from the patch's, x and y, and its radius, all in patch sides.
+    """
+
+    is_seen: NDArray[np.bool_] | Tensor
+    is_centre: NDArray[np.bool_] | Tensor
+    colour: NDArray[np.int64] | Tensor
+    shape: NDArray[np.int64] | Tensor
+    place: NDArray[np.float32] | Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class VisionBatch:
+    """Frames and what stands in their patches.
+
+    Attributes:
+        rgb: (B, V, V, 3) uint8.
+        targets: tensors with B in front.
+    """
+
+    rgb: Tensor
+    targets: PatchTargets
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> VisionBatch:
+        """Return the batch with every tensor on `device`."""
+        moved = {name: value.to(device, non_blocking=non_blocking) for name, value in vars(self.targets).items()}
+        return VisionBatch(rgb=self.rgb.to(device, non_blocking=non_blocking), targets=PatchTargets(**moved))
+
+
+def read_clips(folder: Path) -> dict[Path, Clip]:
+    """Read the records that `cope scenes` left, by the clip's file.
+
+    Raises:
+        PathNotFoundError: there are none.
+        DataError: a line is none.
+    """
+    path = folder / RECORDS_FILE
+    if not path.is_file():
+        raise PathNotFoundError(f"{path}: no records of clips", "Name a folder that `cope scenes --num N --out` wrote.")
+    clips = {}
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        try:
+            clip = Clip.from_dict(json.loads(line))
+        except (ValueError, TypeError, KeyError) as error:
+            raise DataError(
+                f"{path}: line {number} is no clip's record: {error}", "Run `cope scenes` again."
+            ) from error
+        clips[(folder / "clips" / f"{clip.name}.mp4").resolve()] = clip
+    return clips
+
+
+def seen_things(clip: Clip, frame: int) -> list[Seen]:
+    """Return what shows in a frame, by the clip's record; what lies outside the picture is left out."""
+    shot_start = 0
+    for shot in clip.shots:
+        if frame < shot_start + shot.num_frames:
+            break
+        shot_start += shot.num_frames
+    else:
+        raise ValueError(f"frame {frame} of {clip.name}, which has {clip.num_frames}")
+    at = frame - shot_start
+    camera_x, camera_y = (values[at] for values in camera_of(shot))
+    found = []
+    for thing in shot.things:
+        track = track_of(thing, shot.num_frames)
+        x, y = (track.x_px[at] - camera_x) / clip.size_px, (track.y_px[at] - camera_y) / clip.size_px
+        if track.is_there[at] and 0 <= x < 1 and 0 <= y < 1:
+            radius = thing.radius_px * track.scale[at] / clip.size_px
+            found.append(Seen(colour=thing.colour, shape=thing.shape, x=x, y=y, radius=radius, depth=thing.depth))
+    return found
+
+
+def patch_targets(things: Sequence[Seen], side: int, colours: Sequence[str], shapes: Sequence[str]) -> PatchTargets:
+    """Return what stands in each patch of a frame of `side` x `side` patches, row by row."""
+    num = side * side
+    middle = (np.arange(side) + 0.5) / side
+    y, x = (axis.reshape(-1) for axis in np.meshgrid(middle, middle, indexing="ij"))
+    best: NDArray[np.float64] = np.full(num, np.inf)
+    is_seen, is_centre = np.zeros(num, np.bool_), np.zeros(num, np.bool_)
+    colour, shape = np.zeros(num, np.int64), np.zeros(num, np.int64)
+    place = np.zeros((num, 3), np.float32)
+    for thing in things:
+        outside = np.hypot(x - thing.x, y - thing.y) - thing.radius
+        # Below zero, and lower for what is nearer to the viewer, where the patch's centre is covered.
+        rank = np.where(outside < 0, thing.depth - 1000.0, outside)
+        wins = (rank < best) & (outside < _REACH / side)
+        best[wins] = rank[wins]
+        is_seen[wins] = True
+        colour[wins], shape[wins] = colours.index(thing.colour), shapes.index(thing.shape)
+        own = np.stack([(thing.x - x) * side, (thing.y - y) * side, np.full(num, thing.radius * side)], 1)
+        place[wins] = own[wins]
+        is_centre[int(thing.y * side) * side + int(thing.x * side)] = True
+    return PatchTargets(is_seen=is_seen, is_centre=is_centre, colour=colour, shape=shape, place=place)
+
+
+class VisionDataset:
+    """Every slot of every clip, as a picture and its patches' targets.
+
+    Args:
+        clips: the records by file.
+        index: the cache's entries; clips that have none are not used.
+        size_px: side V.
+        patches_per_side: of the vision tower.
+        skip_bad: leave out what cannot be read instead of raising.
+        all_clips: name the colours and shapes that there are; None: `clips` do.
+
+    Raises:
+        DataError: no clip has an entry.
+    """
+
+    def __init__(
+        self,
+        clips: Mapping[Path, Clip],
+        index: VideoIndex,
+        *,
+        size_px: int,
+        patches_per_side: int,
+        skip_bad: bool = False,
+        all_clips: Iterable[Clip] | None = None,
+    ) -> None:
+        self.side = patches_per_side
+        self.skip_bad = skip_bad
+        self._entries = OpenEntries(index.cache.root, size_px)
+        by_source = {entry.source_path: name for name, entry in sorted(index.entries.items())}
+        self._clips = {by_source[path]: clip for path, clip in clips.items() if path in by_source}
+        if not self._clips:
+            raise DataError(
+                f"{index.cache.root}: none of the {len(clips)} clips has primitives there",
+                f"Run `cope encode` on them, then `cope extract --grid {index.grid_px}`.",
+            )
+        known = list(clips.values() if all_clips is None else all_clips)
+        things = [thing for clip in known for shot in clip.shots for thing in shot.things]
+        self.colours = sorted({thing.colour for thing in things})
+        self.shapes = sorted({thing.shape for thing in things})
+        counts = {name: int(index.entries[name].manifest.info["num_slots"]) for name in self._clips}
+        self._num_slots = counts
+        self._samples = [(name, slot) for name in sorted(counts) for slot in range(counts[name])]
+
+    def __len__(self) -> int:
+        return len(self._samples)
+
+    @property
+    def entry_names(self) -> list[str]:
+        """Names of the entries that are read."""
+        return sorted(self._clips)
+
+    def rgb_slots(self, name: str) -> tuple[int, ...]:
+        """Return the slots of an entry that are read: all."""
+        return tuple(range(self._num_slots[name]))
+
+    def __getitem__(self, number: int) -> tuple[NDArray[np.uint8], PatchTargets] | BadSample:
+        """Read a frame.
+
+        Raises:
+            DataError: it cannot be read, and `skip_bad` is off.
+        """
+        name, slot = self._samples[number]
+        try:
+            rgb = self._entries.frames(name).rgb(slot)
+            frame = int(self._entries.primitives(name).slots.frame[slot])
+            return rgb, self._targets(name, frame)
+        except (CopeError, LookupError) as error:
+            message = error.message if isinstance(error, CopeError) else str(error)
+            if self.skip_bad:
+                return BadSample(where=f"slot {slot} of entry {name}", message=message)
+            raise DataError(f"slot {slot} of entry {name}: {message}") from error
+
+    def _targets(self, name: str, frame: int) -> PatchTargets:
+        return patch_targets(seen_things(self._clips[name], frame), self.side, self.colours, self.shapes)
+
+
+def collate_frames(samples: Sequence[tuple[NDArray[np.uint8], PatchTargets]]) -> VisionBatch:
+    """Put frames, at least one, into one batch."""
+    targets: dict[str, Any] = {
+        name: torch.from_numpy(np.stack([getattr(target, name) for _, target in samples]))
+        for name in vars(samples[0][1])
+    }
+    return VisionBatch(rgb=torch.from_numpy(np.stack([rgb for rgb, _ in samples])), targets=PatchTargets(**targets))

@@ -1,0 +1,163 @@
+"""The vision stage: targets from records, training, resuming, and what pre-training makes of the result."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from train_setup import Killed, kill_at, losses
+
+from cope_cli.cache.store import Cache
+from cope_cli.config import EncodeConfig, ExtractConfig
+from cope_cli.data.videos import VideoIndex
+from cope_cli.errors import DataError, PathNotFoundError, UsageError
+from cope_cli.model.checkpoint import load_delta_encoder, load_videolm
+from cope_cli.model.tiny import SIZE_PX
+from cope_cli.stages.encode import encode_video
+from cope_cli.stages.extract import extract_video
+from cope_cli.train.config import PretrainConfig, VisionConfig
+from cope_cli.train.pretrain import pretrain
+from cope_cli.train.runs import RunFolder
+from cope_cli.train.vision import HEADS_FILE, train_vision
+from cope_cli.train.vision_data import Seen, VisionDataset, patch_targets, read_clips, seen_things
+from cope_cli.world.groups import WorldConfig
+from cope_cli.world.write import draw_world, world_batch
+
+GRID_PX = 32
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Cache]:
+    """Four clips, two of them in the cache."""
+    root = tmp_path_factory.mktemp("world")
+    config = WorldConfig(objects="2")
+    for outcome in world_batch(config, *draw_world(config, 4), root / "clips-of-four", workers=1).run():
+        assert outcome.error is None
+    cache = Cache(root / "cache")
+    for path in sorted((root / "clips-of-four" / "clips").glob("*.mp4"))[:2]:
+        encoded = encode_video(path, cache, EncodeConfig())
+        extract_video(encoded.name, cache, ExtractConfig(grid_px=GRID_PX))
+    return root / "clips-of-four", cache
+
+
+def config(data: Path, **changes: Any) -> VisionConfig:
+    values = {"data": (data,), "grid_px": GRID_PX, "batch_size": 4, "steps": 6, "save_steps": 3, "cpu": True}
+    return VisionConfig(**{**values, "held_out": 0.0, **changes})
+
+
+def test_a_patch_shows_what_covers_its_centre_the_nearest_of_several() -> None:
+    red = Seen(colour="red", shape="circle", x=0.3, y=0.55, radius=0.16, depth=1)
+    blue = Seen(colour="blue", shape="square", x=0.5, y=0.55, radius=0.16, depth=0)
+    targets = patch_targets([red, blue], 8, ["blue", "red"], ["circle", "square"])
+    row = slice(4 * 8, 5 * 8)  # patch centres at y = 4.5 / 8, x = 0.5 / 8, 1.5 / 8, ...
+    assert np.asarray(targets.is_seen)[row].tolist() == [False, True, True, True, True, True, False, False]
+    assert np.asarray(targets.colour)[row][1:6].tolist() == [1, 1, 0, 0, 0]  # the fourth is covered by both
+    assert np.flatnonzero(targets.is_centre).tolist() == [4 * 8 + 2, 4 * 8 + 4]
+    place = np.asarray(targets.place)[4 * 8 + 1]
+    assert place == pytest.approx([(0.3 - 1.5 / 8) * 8, (0.55 - 4.5 / 8) * 8, 0.16 * 8], abs=1e-5)
+
+
+def test_what_is_seen_is_where_the_picture_has_its_colour(world: tuple[Path, Cache]) -> None:
+    folder, cache = world
+    clips = read_clips(folder)
+    index = VideoIndex(cache, fusion_frames=30, grid_px=GRID_PX)
+    from cope_cli.stages.frames import ensure_frames
+
+    for entry in index.entries.values():
+        ensure_frames(cache, entry, SIZE_PX, range(8))
+    dataset = VisionDataset(clips, index, size_px=SIZE_PX, patches_per_side=8)
+    assert len(dataset) == 16
+    from cope_cli.stages.scenes import COLOURS
+
+    palette = np.array([COLOURS[name] for name in dataset.colours], np.float64)
+    right = total = 0
+    for number in range(len(dataset)):
+        sample = dataset[number]
+        assert isinstance(sample, tuple)
+        rgb, targets = sample
+        for patch in np.flatnonzero(targets.is_centre):
+            place = np.asarray(targets.place)[patch]
+            x, y = ((np.array([patch % 8, patch // 8]) + 0.5 + place[:2]) * 16).astype(int)
+            found = np.abs(palette - rgb[y - 2 : y + 3, x - 2 : x + 3].mean((0, 1))).sum(1).argmin()
+            right, total = right + int(found == np.asarray(targets.colour)[patch]), total + 1
+    assert total >= 16
+    assert right / total > 0.9
+
+
+def test_what_happened_by_a_frame_counts(world: tuple[Path, Cache]) -> None:
+    clip = next(iter(read_clips(world[0]).values()))
+    assert {thing.colour for thing in seen_things(clip, 0)} == {
+        thing.colour for thing in clip.shots[0].things if thing.is_there
+    }
+    with pytest.raises(ValueError, match="which has"):
+        seen_things(clip, clip.num_frames)
+
+
+def test_it_learns_resumes_exactly_and_pre_training_goes_on_from_it(world: tuple[Path, Cache], tmp_path: Path) -> None:
+    folder, cache = world
+    whole, broken = (RunFolder(tmp_path / name / "run", "vision") for name in ("whole", "broken"))
+    train_vision(cache, config(folder), whole.path)
+    with pytest.raises(Killed):
+        train_vision(cache, config(folder), broken.path, on_progress=kill_at(5))
+    result = train_vision(cache, config(folder), broken.path, resume=True)
+    assert losses(broken.metrics()) == losses(whole.metrics())
+    for file in whole.result.glob("*.safetensors"):
+        assert (result / file.name).read_bytes() == file.read_bytes(), file.name
+    assert whole.metrics()[-1]["loss"] < whole.metrics()[0]["loss"]
+    loaded = load_videolm(whole.path / "model")
+    assert loaded.model.delta_encoder is None
+    assert (whole.result / HEADS_FILE).is_file()
+
+    settings = PretrainConfig(
+        model=whole.path, recipe="small", delta_preset="tiny", grid_px=GRID_PX, steps=1, batch_size=2, held_out=0.0
+    )
+    pretrained = load_delta_encoder(pretrain(cache, settings, tmp_path / "pretrain"))
+    assert pretrained.vision_sha256 == loaded.vision_sha256
+    assert pretrained.alignment is not None
+    assert pretrained.alignment.config.width == 128
+
+
+def test_held_out_clips_are_evaluated_and_not_trained_on(world: tuple[Path, Cache], tmp_path: Path) -> None:
+    folder, cache = world
+    notes: list[str] = []
+    run = RunFolder(tmp_path / "run", "vision")
+    train_vision(cache, config(folder, held_out=0.5, steps=1), run.path, on_note=notes.append)
+    record = json.loads(run.config_file.read_text())
+    assert len(record["held_out_entries"]) == 1
+    assert set(record["cache_entries"]).isdisjoint(record["held_out_entries"])
+    assert 0 <= record["held_out"]["colour_right"] <= 1
+    assert "colour_right" in notes[0]
+
+
+def test_a_folder_without_records_or_a_model_is_refused(world: tuple[Path, Cache], tmp_path: Path) -> None:
+    with pytest.raises(PathNotFoundError, match=r"scenes\.jsonl"):
+        train_vision(world[1], config(tmp_path), tmp_path / "run")
+    (tmp_path / "scenes.jsonl").write_text('{"name": "a"}\n')
+    with pytest.raises(DataError, match="line 1"):
+        read_clips(tmp_path)
+    with pytest.raises(UsageError, match="--model"):
+        train_vision(world[1], config(world[0], model="other"), tmp_path / "run")
+    with pytest.raises(UsageError, match="--data"):
+        VisionConfig(data=())
+
+
+def test_the_tower_alone_learns(world: tuple[Path, Cache], tmp_path: Path) -> None:
+    folder, cache = world
+    before = {}
+
+    def note(record: Any) -> None:
+        before["sha"] = record["vision_sha256"]
+
+    result = train_vision(cache, config(folder, steps=1), tmp_path / "run", on_begin=note)
+    loaded = load_videolm(result)
+    assert loaded.vision_sha256 != before["sha"]
+    from cope_cli.model.tiny import build_tiny_videolm
+    from cope_cli.world.words import vocabulary
+
+    fresh, _ = build_tiny_videolm(vocabulary(), seed=0)
+    for name, value in fresh.base.model.language_model.state_dict().items():
+        torch.testing.assert_close(loaded.model.base.model.language_model.state_dict()[name], value)

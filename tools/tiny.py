@@ -1,0 +1,242 @@
+"""Trains cope-tiny from nothing with the project's own commands, stage by stage: `python -m tools.tiny --out DIR`.
+
+```
+scenes, encode, extract     clips with one object, with one to four, and for tests; primitives and RGB slots
+vision                      the vision tower, on still frames
+pretrain                    the Delta-encoder
+finetune-one, finetune-all  the VideoLM: one object first, then all
+evaluate-*                  right answers on test clips: Delta-tokens on, zeroed, left out
+```
+
+A finished stage is not run again, an interrupted one goes on where it was: just start it again. `DIR/log.json` has the
+command, CPU seconds and wall seconds of every stage. Each command runs with one thread, scenes and stages with
+`--workers` processes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """How much of everything.
+
+    Attributes:
+        num_one: training clips with one object.
+        num_all: training clips with one to four.
+        num_test: test clips of each of the two worlds.
+        vision_steps: of 32 frames.
+        pretrain_steps: of `pretrain_batch` pairs of slots.
+        pretrain_batch: pairs in a step.
+        one_steps: finetuning steps on one object, of `finetune_batch` packs.
+        all_steps: finetuning steps on all clips.
+        finetune_batch: packs in a step.
+        pack: questions behind one visual prefix.
+        rounds: how often questions are drawn for a training clip.
+        seed: of everything.
+    """
+
+    num_one: int = 1000
+    num_all: int = 3000
+    num_test: int = 1000
+    vision_steps: int = 1200
+    pretrain_steps: int = 4000
+    pretrain_batch: int = 16
+    one_steps: int = 800
+    all_steps: int = 3000
+    finetune_batch: int = 8
+    pack: int = 14
+    rounds: int = 3
+    seed: int = 0
+
+    def scaled(self, scale: float) -> Recipe:
+        """Return a recipe with that share of clips and steps, to try the machinery."""
+        sizes = {
+            name: 4 * max(1, round(scale * value / 4))
+            for name, value in asdict(self).items()
+            if name.startswith("num_")
+        }
+        steps = {name: max(2, round(scale * value)) for name, value in asdict(self).items() if name.endswith("_steps")}
+        return Recipe(**{**asdict(self), **sizes, **steps})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """One command.
+
+    Attributes:
+        name: in the log.
+        arguments: of `cope`.
+        run: name of its training run, whose status says whether it is finished or can be gone on with.
+        cache: below the work folder.
+    """
+
+    name: str
+    arguments: Sequence[str]
+    run: str = ""
+    cache: str = "cache"
+
+
+@dataclass
+class Work:
+    """The folder of everything that is made."""
+
+    folder: Path
+    workers: int
+    log: list[dict[str, object]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.log_file = self.folder / "log.json"
+        if self.log_file.exists():
+            self.log = json.loads(self.log_file.read_text())
+
+    def is_done(self, stage: Stage, command: Sequence[str]) -> bool:
+        """Whether the same command has ended well before."""
+        return any(line["name"] == stage.name and line["command"] == command and line["code"] == 0 for line in self.log)
+
+    def run(self, stage: Stage) -> None:
+        """Run a stage unless it is done; raises SystemExit if it fails."""
+        command = ["cope", *stage.arguments]
+        if self.is_done(stage, command):
+            print(f"{stage.name}: done before", flush=True)
+            return
+        arguments = [*stage.arguments]
+        status = self.folder / "runs" / stage.run / "status.json"
+        if stage.run and status.exists():
+            if json.loads(status.read_text())["state"] == "finished":
+                print(f"{stage.name}: finished before", flush=True)
+                return
+            arguments.append("--resume")
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+        environment |= {"COPE_CACHE": str(self.folder / stage.cache), "COPE_RUNS": str(self.folder / "runs")}
+        start, before = time.monotonic(), _children_seconds()
+        with (self.folder / f"{stage.name}.txt").open("a") as output:
+            line = [sys.executable, "-m", "cope_cli", *arguments]
+            code = subprocess.run(
+                line, stdout=output, stderr=subprocess.STDOUT, env=environment, check=False
+            ).returncode
+        cpu, wall = _children_seconds() - before, time.monotonic() - start
+        record = {"name": stage.name, "command": command, "code": code, "cpu_seconds": cpu, "wall_seconds": wall}
+        self.log.append(record)
+        self.log_file.write_text(json.dumps(self.log, indent=2) + "\n")
+        print(f"{stage.name}: {cpu:.0f} s of CPU, {wall:.0f} s", flush=True)
+        if code:
+            raise SystemExit(f"{stage.name} failed: {self.folder / stage.name}.txt")
+
+
+def _children_seconds() -> float:
+    times = os.times()
+    return times.children_user + times.children_system
+
+
+def stages_of(recipe: Recipe, folder: Path, workers: int) -> list[Stage]:
+    """Return everything that is to be run, in order."""
+    return [*_data_stages(recipe, folder, workers), *_training_stages(recipe, folder), *_evaluations(folder)]
+
+
+def _data_stages(recipe: Recipe, folder: Path, workers: int) -> list[Stage]:
+    sets = [
+        ("one", recipe.num_one, "1", "train", "cache"),
+        ("all", recipe.num_all, "1-4", "train", "cache"),
+        ("test-one", recipe.num_test, "1", "test", "cache-test"),
+        ("test-all", recipe.num_test, "1-4", "test", "cache-test"),
+    ]
+    found = []
+    for number, (name, count, objects, split, cache) in enumerate(sets):
+        out = folder / "scenes" / name
+        scenes = ["scenes", "--num", str(count), "--seed", str(recipe.seed * 10 + number), "--objects", objects]
+        scenes += ["--split", split, "--rounds", str(recipe.rounds if split == "train" else 1), "--out", str(out)]
+        scenes += ["--workers", str(workers)]
+        encode = ["encode", str(out / "clips"), "--workers", str(workers)]
+        found.append(Stage(name=f"scenes-{name}", arguments=scenes, cache=cache))
+        found.append(Stage(name=f"encode-{name}", arguments=encode, cache=cache))
+    for cache, stored in (("cache", "all"), ("cache-test", "1")):
+        extract = ["extract", "--fusion", "30", "--grid", "128", "--frame-size", "128", "--store-frames", stored]
+        found.append(Stage(name=f"extract-{cache}", arguments=[*extract, "--workers", str(workers)], cache=cache))
+    return found
+
+
+def _training_stages(recipe: Recipe, folder: Path) -> list[Stage]:
+    runs, scenes = folder / "runs", folder / "scenes"
+    common = ["--grid", "128", "--seed", str(recipe.seed), "--log-steps", "20", "--save-steps", "200"]
+    vision = ["train", "vision", "--data", str(scenes / "one"), "--data", str(scenes / "all"), "--run", "vision"]
+    vision += ["--steps", str(recipe.vision_steps), "--batch-size", "32", *common]
+    pretrain = ["train", "pretrain", "--model", str(runs / "vision"), "--recipe", "small", "--delta-preset", "tiny"]
+    pretrain += ["--steps", str(recipe.pretrain_steps), "--batch-size", str(recipe.pretrain_batch), "--lr", "1e-3"]
+    pretrain += ["--store-features", "--held-out", "0.03", "--eval-pairs", "500", "--run", "pretrain", *common]
+    finetune = [
+        "train",
+        "finetune",
+        "--keyframes",
+        "1",
+        "--pack",
+        str(recipe.pack),
+        "--group-by-length",
+        "--lr",
+        "1e-3",
+    ]
+    finetune += ["--batch-size", str(recipe.finetune_batch), *common]
+    one = [*finetune, "--model", str(runs / "vision"), "--delta-encoder", "pretrain", "--run", "one"]
+    one += ["--data", str(scenes / "one" / "questions.json"), "--steps", str(recipe.one_steps)]
+    everything = [*finetune, "--model", str(runs / "one"), "--run", "all", "--steps", str(recipe.all_steps)]
+    everything += ["--data", str(scenes / "recipe.yaml")]
+    return [
+        Stage(name="vision", arguments=vision, run="vision"),
+        Stage(name="pretrain", arguments=pretrain, run="pretrain"),
+        Stage(name="finetune-one", arguments=one, run="one"),
+        Stage(name="finetune-all", arguments=everything, run="all"),
+    ]
+
+
+def _evaluations(folder: Path) -> list[Stage]:
+    found = []
+    for run, data in (("one", "test-one"), ("all", "test-one"), ("all", "test-all")):
+        for delta in ("on", "zero", "off"):
+            questions = folder / "scenes" / data / "questions.json"
+            name = f"evaluate-{run}-{data}-{delta}"
+            arguments = ["bench", "--accuracy", run, "--data", str(questions), "--delta", delta]
+            arguments += ["--out", str(folder / "results" / name)]
+            found.append(Stage(name=name, arguments=arguments, cache="cache-test"))
+    return found
+
+
+def write_recipe(folder: Path) -> None:
+    """Write the list of both worlds' training questions, for `--data`."""
+    scenes = folder / "scenes"
+    scenes.mkdir(parents=True, exist_ok=True)
+    lines = ["datasets:", "  - json_path: one/questions.json", "  - json_path: all/questions.json"]
+    (scenes / "recipe.yaml").write_text("\n".join(lines) + "\n")
+
+
+def main() -> None:
+    """Run every stage that is not done."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True, help="work folder")
+    parser.add_argument("--workers", type=int, default=2, help="processes of scenes, encode and extract")
+    parser.add_argument("--scale", type=float, default=1.0, help="share of clips and steps, to try it")
+    parser.add_argument("--until", default="", help="last stage to run")
+    options = parser.parse_args()
+    recipe = Recipe() if options.scale == 1 else Recipe().scaled(options.scale)
+    options.out.mkdir(parents=True, exist_ok=True)
+    (options.out / "recipe.json").write_text(json.dumps(asdict(recipe), indent=2) + "\n")
+    write_recipe(options.out)
+    work = Work(options.out, options.workers)
+    for stage in stages_of(recipe, options.out, options.workers):
+        work.run(stage)
+        if stage.name == options.until:
+            break
+    total = sum(float(str(line["cpu_seconds"])) for line in work.log)
+    print(f"{total / 3600:.2f} CPU-hours in all")
+
+
+if __name__ == "__main__":
+    main()

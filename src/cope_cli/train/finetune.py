@@ -7,7 +7,7 @@ asks for it.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from cope_cli.model.adapter import Adapter, BasePointer, load_adapter_weights, l
 from cope_cli.model.batch import VideoLMBatch
 from cope_cli.model.checkpoint import LoadedDeltaEncoder, load_delta_encoder, load_videolm, save_videolm
 from cope_cli.model.delta_encoder import DeltaEncoder
+from cope_cli.model.description import TRAINED_ON_BY_DEFAULT
 from cope_cli.model.lora import LoraSizes, add_lora
 from cope_cli.model.videolm import VideoLM
 from cope_cli.train.batches import ErrorsAsSamples, FinetuneCollator
@@ -42,6 +43,7 @@ from cope_cli.train.setup import (
     load_base,
     open_index,
     record,
+    ways_of,
 )
 from cope_cli.train.sharding import check_fsdp, load_full_state_dict
 from cope_cli.train.trainable import halve_frozen_weights, num_parameters, part_of, set_trainable
@@ -56,6 +58,7 @@ class FinetuneRecipe:
         fusion_frames: the fusion window s of the data.
         vision_learning_rate: peak rate of the vision tower, where it is trained.
         keyframes_per_gop: K of the data; None: several.
+        primitives: how those of the data were made: "re-encoded", "direct", or both.
         adapter: set where the language model is trained by LoRA: only what is trained is saved then.
     """
 
@@ -63,6 +66,7 @@ class FinetuneRecipe:
     fusion_frames: int
     vision_learning_rate: float
     keyframes_per_gop: int | None = None
+    primitives: tuple[str, ...] = TRAINED_ON_BY_DEFAULT
     adapter: Adapter | None = None
 
     def loss(
@@ -79,7 +83,8 @@ class FinetuneRecipe:
         """Write the VideoLM, or its adapter."""
         assert isinstance(model, VideoLM)
         if self.adapter is not None:
-            save_adapter(model, folder, self.adapter, state_dict=state_dict)
+            adapter = replace(self.adapter, primitives=self.primitives)
+            save_adapter(model, folder, adapter, state_dict=state_dict)
             return
         save_videolm(
             model,
@@ -87,6 +92,7 @@ class FinetuneRecipe:
             folder,
             fusion_frames=self.fusion_frames,
             keyframes_per_gop=self.keyframes_per_gop,
+            primitives=self.primitives,
             state_dict=state_dict,
         )
 
@@ -274,6 +280,7 @@ def finetune(
             fusion_frames=config.fusion_frames,
             vision_learning_rate=config.vision_learning_rate,
             keyframes_per_gop=config.keyframe_mix.counts[0] if len(config.keyframe_mix.counts) == 1 else None,
+            primitives=ways_of(entries, dataset.entry_names),
             adapter=adapter,
         ),
         model=base.model,

@@ -42,5 +42,5 @@ def merge_adapter(run: Path, out: Path, *, base: Path | None = None, dtype: str 
     assert loaded.fusion_frames is not None
     merge_lora(loaded.model)
     loaded.model.to(DTYPES[dtype])
-    save_videolm(loaded.model, loaded.tokenizer, out, fusion_frames=loaded.fusion_frames)
+    save_videolm(loaded.model, loaded.tokenizer, out, fusion_frames=loaded.fusion_frames, primitives=loaded.primitives)
     return out

@@ -23,6 +23,7 @@ from cope_cli.data.collate import PairBatch
 from cope_cli.model.alignment import Alignment, AlignmentConfig, patch_loss
 from cope_cli.model.checkpoint import load_delta_encoder, save_delta_encoder
 from cope_cli.model.delta_encoder import DeltaEncoder
+from cope_cli.model.description import TRAINED_ON_BY_DEFAULT
 from cope_cli.model.videolm import VideoLM
 from cope_cli.train.batches import ErrorsAsSamples, PretrainCollator
 from cope_cli.train.clock import StepClock
@@ -43,6 +44,7 @@ from cope_cli.train.setup import (
     fresh_delta_encoder,
     load_base,
     record,
+    ways_of,
 )
 from cope_cli.train.sharding import check_fsdp, load_full_state_dict
 from cope_cli.train.windows import PretrainData, open_pretrain_data
@@ -135,12 +137,14 @@ class PretrainRecipe:
         vision_sha256: hash of the vision tower.
         token_width: D.
         fusion_windows: all windows of a mix.
+        primitives: how those of the data were made: "re-encoded", "direct", or both.
     """
 
     fusion_frames: int
     vision_sha256: str
     token_width: int
     fusion_windows: tuple[int, ...] = ()
+    primitives: tuple[str, ...] = TRAINED_ON_BY_DEFAULT
 
     def loss(
         self, model: nn.Module, batch: PairBatch, labels: Tensor, num_items: Tensor
@@ -165,6 +169,7 @@ class PretrainRecipe:
             state_dict=state_dict,
             fusion_frames=self.fusion_frames,
             fusion_windows=self.fusion_windows,
+            primitives=self.primitives,
             vision_sha256=self.vision_sha256,
         )
 
@@ -264,6 +269,7 @@ def pretrain(
             fusion_windows=config.windows if config.fusion_mix else (),
             vision_sha256=base.vision_sha256,
             token_width=model.delta_encoder.config.out_width,
+            primitives=ways_of(data.entries, data.entry_names(data.train)),
         ),
         model=model,
         dataset=ErrorsAsSamples(pairs),

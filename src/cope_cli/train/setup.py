@@ -145,6 +145,11 @@ def open_index(cache: Cache, config: TrainConfig) -> tuple[VideoIndex, list[BadS
     return index, [BadSample(where=f"entry {name}", message=e.message) for name, e in index.errors.items()]
 
 
+def ways_of(entries: Mapping[str, PrimitivesEntry], names: Iterable[str]) -> tuple[str, ...]:
+    """Return how the primitives of some entries were made: "re-encoded", "direct", or both."""
+    return tuple(sorted({entries[name].way for name in names}))
+
+
 def add_frames(
     cache: Cache,
     entries: Mapping[str, PrimitivesEntry],

@@ -46,13 +46,13 @@ class Recipe:
     """
 
     num_one: int = 1000
-    num_all: int = 3000
-    num_test: int = 1000
+    num_all: int = 2000
+    num_test: int = 600
     vision_steps: int = 1200
     pretrain_steps: int = 4000
     pretrain_batch: int = 16
     one_steps: int = 800
-    all_steps: int = 3000
+    all_steps: int = 1700
     finetune_batch: int = 8
     pack: int = 14
     rounds: int = 3

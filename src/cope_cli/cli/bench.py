@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -27,22 +28,36 @@ DirectFlag = Annotated[
 AdaptiveFlag = Annotated[
     bool, typer.Option("--adaptive", help="Error of adaptive windows beside fixed ones with equally many slots.")
 ]
+SensitivityFlag = Annotated[
+    bool, typer.Option("--sensitivity", help="What quality, GOP, short side, 4MV and codec change, one at a time.")
+]
+QuestionsOption = Annotated[
+    Path | None,
+    typer.Option(help="Questions with answers for --model; default sample_videos/qa.json (--sensitivity)."),
+]
+OutOption = Annotated[Path | None, typer.Option(metavar="FILE.png", help="Draw the figures too (--sensitivity).")]
 RetrievalOption = Annotated[
     str | None, typer.Option(metavar="RUN", help="Next-frame retrieval (H.6) with a pretrain run; of VIDEOS if named.")
 ]
-ModelOption = Annotated[str | None, typer.Option(help="Vision tower's model, if not the run's (--retrieval).")]
+ModelOption = Annotated[
+    str | None,
+    typer.Option(help="Vision tower's model, if not the run's (--retrieval); model to ask (--sensitivity)."),
+]
 ShortSideOption = Annotated[
     int | None,
     typer.Option(
-        help="Size to encode at, 0 is the source's; default 0, 384 for --parallel, --memory, --ttft and --direct."
+        help="Size to encode at, 0 is the source's; default 0, 384 for --parallel, --memory, --ttft, --direct,"
+        " --adaptive and --sensitivity."
     ),
 ]
 RoundsOption = Annotated[int, typer.Option(min=1, help="Runs of each variant; medians are shown.")]
 HoursOption = Annotated[float, typer.Option(help="Length that the video is repeated to (--memory).")]
 GeometryOption = Annotated[str, typer.Option(help="Whose numbers, with random weights: tiny, 0.5b or 7b (--ttft).")]
 DtypeOption = Annotated[str, typer.Option(help="fp32, bf16 or fp16; auto is bf16 on a GPU, fp32 on a CPU (--ttft).")]
-DeviceOption = Annotated[str, typer.Option(help="cpu, cuda, ...; auto: a GPU if there is one (--ttft, --retrieval).")]
-NewTokensOption = Annotated[int, typer.Option(help="Tokens of the answer (--ttft).")]
+DeviceOption = Annotated[
+    str, typer.Option(help="cpu, cuda, ...; auto: a GPU if there is one (--ttft, --retrieval, --sensitivity).")
+]
+NewTokensOption = Annotated[int, typer.Option(help="Tokens of the answer (--ttft, --sensitivity).")]
 ShortWarmUpFlag = Annotated[
     bool, typer.Option("--short-warm-up", help="Warm up on one GOP, not on every configuration (--ttft).")
 ]
@@ -67,8 +82,11 @@ def bench(
     warp: WarpFlag = False,
     direct: DirectFlag = False,
     adaptive: AdaptiveFlag = False,
+    sensitivity: SensitivityFlag = False,
     retrieval: RetrievalOption = None,
     model: ModelOption = None,
+    questions: QuestionsOption = None,
+    out: OutOption = None,
     fusion: Annotated[int, typer.Option(help="Fusion window s.")] = 30,
     grid: Annotated[int, typer.Option(help="Grid side.")] = 224,
     short_side: ShortSideOption = None,
@@ -95,10 +113,11 @@ def bench(
         "warp": warp,
         "direct": direct,
         "adaptive": adaptive,
+        "sensitivity": sensitivity,
         "retrieval": retrieval is not None,
     }
     name = _chosen(flags)
-    from cope_cli.cli import bench_data, bench_direct, bench_model
+    from cope_cli.cli import bench_data, bench_direct, bench_model, bench_sensitivity
 
     if retrieval is not None:
         bench_model.retrieval(retrieval, videos or [], model, fusion, device, cache, runs, json)
@@ -111,7 +130,7 @@ def bench(
     elif name == "warp":
         bench_data.warp(videos or [], cache, json)
     else:
-        default_side = 384 if name in ("parallel", "memory", "ttft", "direct", "adaptive") else 0
+        default_side = 384 if name in ("parallel", "memory", "ttft", "direct", "adaptive", "sensitivity") else 0
         side = default_side if short_side is None else short_side
         paths = [] if name == "ttft" and not videos else bench_data.find_files(videos or [], f"--{name}")
         run = bench_data.FileRun(paths, fusion, grid, side, rounds, json)
@@ -122,6 +141,8 @@ def bench(
             bench_direct.direct(run)
         elif name == "adaptive":
             bench_direct.adaptive(run)
+        elif name == "sensitivity":
+            bench_sensitivity.sensitivity(run, model, questions, device, new_tokens, runs, out)
         else:
             bench_data.measure_files(name, run, hours, [side] if short_side is not None else [0, 384, 224])
 

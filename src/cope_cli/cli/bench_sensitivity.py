@@ -63,7 +63,7 @@ def _show(report: SensitivityReport, run: FileRun) -> None:
     for video in run.videos:
         costs = [cost for cost in report.costs if cost.video == video.name]
         show.print_table(
-            f"{video.name}: one factor at a time from the default *; grid {extract.grid_px}, s = {extract.fusion_frames}",
+            f"{video.name}: one factor at a time from *; grid {extract.grid_px}, s = {extract.fusion_frames}",
             ["factor", "value", "video/s", "slot before", "warped", "intra blocks", "cache/slot", "CPU s"],
             [
                 (

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -55,7 +55,7 @@ def draw_sensitivity(report: SensitivityReport, path: Path) -> None:
     temporary.replace(path)
 
 
-def _draw_line(axes: Axes, settings: list[SettingCost] | list[SettingAnswers], values: list[float], name: str) -> None:
+def _draw_line(axes: Axes, settings: Sequence[SettingCost | SettingAnswers], values: list[float], name: str) -> None:
     """Draw one line; the default is a hollow square."""
     places = [setting.value for setting in settings]
     (line,) = axes.plot(places, values, marker="o", label=name)

@@ -38,6 +38,7 @@ class EncodeConfig:
         short_side_px: the shorter side is scaled down to at most this; 0 keeps the source's size.
         quality: constant quantiser, 2 (best) to 31 (smallest).
         stream: which video stream of the file, counted from 0.
+        four_vectors: let the encoder give a macroblock four vectors, one per block of 8 pixels (4MV).
     """
 
     fps: int = 30
@@ -45,6 +46,7 @@ class EncodeConfig:
     short_side_px: int = 384
     quality: int = 4
     stream: int = 0
+    four_vectors: bool = False
 
     def __post_init__(self) -> None:
         _check_range("--fps", self.fps, 1, 240, "frames per second")
@@ -55,8 +57,11 @@ class EncodeConfig:
         _check_range("--stream", self.stream, 0, 255, "(counted from 0)")
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the fields as JSON values."""
-        return asdict(self)
+        """Return the fields as JSON values; `four_vectors` only where set, as entries without it were named before."""
+        values = asdict(self)
+        if not self.four_vectors:
+            del values["four_vectors"]
+        return values
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,6 +13,7 @@ from cope_cli.api import questions as module
 from cope_cli.api.ask import ask_video
 from cope_cli.api.questions import answer_questions
 from cope_cli.api.settings import AskConfig
+from cope_cli.config import EncodeConfig
 from cope_cli.errors import UsageError
 
 CONFIG = AskConfig(keyframes_per_gop=1, max_new_tokens=8)
@@ -86,6 +87,14 @@ def test_a_rerun_answers_only_what_is_missing(write, run, tmp_path, monkeypatch)
     assert sorted(out.read_text().splitlines()) == sorted(whole.splitlines())
     monkeypatch.setattr(module, "_answer_batch", lambda *_: pytest.fail("asked again"))
     assert run(path, out).num_known == 3
+
+
+def test_videos_are_encoded_as_told_and_answers_of_other_encodings_are_not_mixed(write, run, tmp_path, asked_cache):
+    path, out, encode = write(ITEMS[:1]), tmp_path / "out.jsonl", EncodeConfig(quality=31, short_side_px=32)
+    assert run(path, out, config=replace(CONFIG, way="reencode"), encode=encode).num_answered == 1
+    assert encode.to_dict() in [entry.manifest.config for entry in asked_cache.usable_encoded()[0]]
+    with pytest.raises(UsageError, match="answers of other settings: encode"):
+        run(path, out, config=replace(CONFIG, way="reencode"), encode=EncodeConfig(quality=30))
 
 
 def test_a_question_that_stands_twice_is_answered_twice(write, run, tmp_path):

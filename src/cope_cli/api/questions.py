@@ -21,7 +21,7 @@ import torch
 from cope_cli.api.settings import AskConfig
 from cope_cli.api.shown import ShownVideo, run_stages_of_many
 from cope_cli.cache.store import Cache, PrimitivesEntry
-from cope_cli.config import DIRECT
+from cope_cli.config import DIRECT, EncodeConfig
 from cope_cli.data.collate import collate_prompts
 from cope_cli.data.conversations import Question, read_questions
 from cope_cli.data.prompt import Prompt
@@ -69,6 +69,7 @@ def answer_questions(
     config: AskConfig,
     *,
     video_root: Path | None = None,
+    encode: EncodeConfig | None = None,
     batch_size: int = 4,
     workers: int = 0,
     on_stage: OnStage = lambda stage, done, total: None,
@@ -83,6 +84,7 @@ def answer_questions(
         cache: where primitives are, or go.
         config: how to show the videos.
         video_root: the folder that the videos' paths are relative to and must lie in; None: that of `path`.
+        encode: how to re-encode the videos; None: as `cope encode` does.
         batch_size: questions at a time.
         workers: processes that encode and extract; 0 means one per core. Scripts need a `__main__` guard.
         on_stage: called with (stage, videos done, videos in all).
@@ -97,10 +99,11 @@ def answer_questions(
         raise UsageError(f"--batch-size {batch_size}: expected at least 1")
     bad: list[CopeError] = []
     questions = read_questions(path, on_bad=bad.append)
-    answers = _Answers(out, {"model": str(loaded.folder), **asdict(config)})
+    encoding = {} if encode is None else {"encode": encode.to_dict()}
+    answers = _Answers(out, {"model": str(loaded.folder), **asdict(config), **encoding})
     todo = answers.missing(questions)
     root = (path.parent if video_root is None else video_root).resolve()
-    entries, failed = _entries(todo, root, loaded, cache, config, workers=workers, on_stage=on_stage)
+    entries, failed = _entries(todo, root, loaded, cache, config, encode=encode, workers=workers, on_stage=on_stage)
     answers.begin()
     for question in todo:
         if question.video in failed:

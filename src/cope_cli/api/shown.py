@@ -14,7 +14,7 @@ from cope_cli.api.settings import SHIPPED_MODEL, AskConfig, keyframes_shown, pre
 from cope_cli.cache.frames import Frames
 from cope_cli.cache.primitives import Primitives
 from cope_cli.cache.store import Cache, PrimitivesEntry
-from cope_cli.config import DIRECT, DirectConfig
+from cope_cli.config import DIRECT, DirectConfig, EncodeConfig
 from cope_cli.data.conversations import Turn
 from cope_cli.data.prompt import Prompt, PromptBuilder, Timeline
 from cope_cli.data.samples import read_visuals
@@ -115,6 +115,7 @@ def run_stages_of_many(
     cache: Cache,
     config: AskConfig,
     *,
+    encode: EncodeConfig | None = None,
     workers: int = 0,
     on_stage: OnStage = lambda stage, done, total: None,
 ) -> tuple[dict[Path, PrimitivesEntry], dict[Path, CopeError]]:
@@ -125,6 +126,7 @@ def run_stages_of_many(
         loaded: the model.
         cache: where primitives are, or go.
         config: how to show the videos.
+        encode: how to re-encode them; None: as `cope encode` does.
         workers: processes at a time; 0 means one per core. Scripts need a `__main__` guard.
         on_stage: called with (stage, videos done, videos in all).
 
@@ -152,7 +154,7 @@ def run_stages_of_many(
     if not resolved:
         return entries, errors
     encoded: dict[str, Path] = {}
-    batch = encode_batch([Path(path) for path in resolved], cache.root, needed.encode, workers=workers)
+    batch = encode_batch([Path(path) for path in resolved], cache.root, encode or needed.encode, workers=workers)
     for number, outcome in enumerate(batch.run()):
         on_stage("encode", number + 1, len(resolved))
         if outcome.error is not None:

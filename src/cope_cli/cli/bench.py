@@ -28,6 +28,9 @@ DirectFlag = Annotated[
 AdaptiveFlag = Annotated[
     bool, typer.Option("--adaptive", help="Error of adaptive windows beside fixed ones with equally many slots.")
 ]
+SensitivityFlag = Annotated[
+    bool, typer.Option("--sensitivity", help="What quality, GOP, short side, 4MV and codec change, one at a time.")
+]
 RetrievalOption = Annotated[
     str | None, typer.Option(metavar="RUN", help="Next-frame retrieval (H.6) with a pretrain run; of VIDEOS if named.")
 ]
@@ -39,7 +42,10 @@ AblationOption = Annotated[
     typer.Option(metavar="SPEC", help="Trainings x seeds x evaluations, into --out; resumes.", dir_okay=False),
 ]
 DataOption = Annotated[
-    Path | None, typer.Option(help="Questions with answers, such as `cope scenes` writes (--accuracy).", dir_okay=False)
+    Path | None,
+    typer.Option(
+        help="Questions with answers, such as `cope scenes` writes (--accuracy, --sensitivity).", dir_okay=False
+    ),
 ]
 DeltaOption = Annotated[
     str, typer.Option(help="on; zero replaces Delta-tokens by zeros, off leaves them out (--accuracy).")
@@ -48,12 +54,18 @@ KeyframesOption = Annotated[
     int, typer.Option(help="K: slots per GOP shown as RGB; 0 takes the model's, or 4 (--accuracy).")
 ]
 LimitOption = Annotated[int | None, typer.Option(help="Ask about the first so many videos alone (--accuracy).")]
-OutOption = Annotated[Path | None, typer.Option(help="Folder for results as JSON and PNG (--accuracy, --ablation).")]
-ModelOption = Annotated[str | None, typer.Option(help="Vision tower's model, if not the run's (--retrieval).")]
+OutOption = Annotated[
+    Path | None, typer.Option(help="Folder for JSON and PNG (--accuracy, --ablation), or PNG (--sensitivity).")
+]
+ModelOption = Annotated[
+    str | None,
+    typer.Option(help="Vision tower's model, if not the run's (--retrieval); model to ask (--sensitivity)."),
+]
 ShortSideOption = Annotated[
     int | None,
     typer.Option(
-        help="Size to encode at, 0 is the source's; default 0, 384 for --parallel, --memory, --ttft and --direct."
+        help="Size to encode at, 0 is the source's; default 0, 384 for --parallel, --memory, --ttft, --direct,"
+        " --adaptive and --sensitivity."
     ),
 ]
 RoundsOption = Annotated[int, typer.Option(min=1, help="Runs of each variant; medians are shown.")]
@@ -61,7 +73,7 @@ HoursOption = Annotated[float, typer.Option(help="Length that the video is repea
 GeometryOption = Annotated[str, typer.Option(help="Whose numbers, with random weights: tiny, 0.5b or 7b (--ttft).")]
 DtypeOption = Annotated[str, typer.Option(help="fp32, bf16 or fp16; auto is bf16 on a GPU, fp32 on a CPU (--ttft).")]
 DeviceOption = Annotated[str, typer.Option(help="cpu, cuda, ...; auto: a GPU if there is one.")]
-NewTokensOption = Annotated[int, typer.Option(help="Tokens of the answer (--ttft).")]
+NewTokensOption = Annotated[int, typer.Option(help="Tokens of the answer (--ttft, --sensitivity).")]
 ShortWarmUpFlag = Annotated[
     bool, typer.Option("--short-warm-up", help="Warm up on one GOP, not on every configuration (--ttft).")
 ]
@@ -86,6 +98,7 @@ def bench(
     warp: WarpFlag = False,
     direct: DirectFlag = False,
     adaptive: AdaptiveFlag = False,
+    sensitivity: SensitivityFlag = False,
     retrieval: RetrievalOption = None,
     accuracy: AccuracyOption = None,
     ablation: AblationOption = None,
@@ -121,12 +134,13 @@ def bench(
         "warp": warp,
         "direct": direct,
         "adaptive": adaptive,
+        "sensitivity": sensitivity,
         "retrieval": retrieval is not None,
         "accuracy": accuracy is not None,
         "ablation": ablation is not None,
     }
     name = _chosen(flags)
-    from cope_cli.cli import bench_data, bench_direct, bench_model
+    from cope_cli.cli import bench_data, bench_direct, bench_model, bench_sensitivity
 
     if accuracy is not None:
         from cope_cli.cli import bench_answers
@@ -147,7 +161,7 @@ def bench(
     elif name == "warp":
         bench_data.warp(videos or [], cache, json)
     else:
-        default_side = 384 if name in ("parallel", "memory", "ttft", "direct", "adaptive") else 0
+        default_side = 384 if name in ("parallel", "memory", "ttft", "direct", "adaptive", "sensitivity") else 0
         side = default_side if short_side is None else short_side
         paths = [] if name == "ttft" and not videos else bench_data.find_files(videos or [], f"--{name}")
         run = bench_data.FileRun(paths, fusion, grid, side, rounds, json)
@@ -158,6 +172,8 @@ def bench(
             bench_direct.direct(run)
         elif name == "adaptive":
             bench_direct.adaptive(run)
+        elif name == "sensitivity":
+            bench_sensitivity.sensitivity(run, model, data, device, new_tokens, runs, out)
         else:
             bench_data.measure_files(name, run, hours, [side] if short_side is not None else [0, 384, 224])
 

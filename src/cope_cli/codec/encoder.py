@@ -31,7 +31,7 @@ _USUAL_WITH = {1: (1, 1), 5: (5, 6), 6: (6, 6), 7: (7, 7), 9: (9, 14)}
 def encoder_options(config: EncodeConfig) -> dict[str, str]:
     """Return FFmpeg's options for a constant quantiser and I-frames at the GOPs' starts only."""
     return {
-        "flags": "+qscale+bitexact+global_header",
+        "flags": "+qscale+bitexact+global_header" + ("+mv4" if config.four_vectors else ""),
         "global_quality": str(_QUALITY_UNIT * config.quality),
         "qmin": str(config.quality),
         "qmax": str(config.quality),

@@ -27,6 +27,8 @@ from cope_cli.stages.sources import find_videos
 
 KEY = "0123456789abcdef" * 4
 OTHER_VALUES = {
+    "adaptive": True,
+    "four_vectors": True,
     "fps": 25,
     "gop_frames": 120,
     "short_side_px": 0,

@@ -29,6 +29,7 @@ from cope_cli.model.flops import (
     vision_flops,
 )
 from cope_cli.model.geometry import GEOMETRIES, build_geometry, delta_config
+from cope_cli.model.kv_cache import cache_option
 
 TINY = GEOMETRIES["tiny"]
 
@@ -73,15 +74,14 @@ def test_delta_encoder(config: DeltaEncoderConfig) -> None:
 def test_prefill_and_decode(tiny) -> None:
     """The counter takes all L * L pairs of causal attention; ours are the L * (L + 1) / 2 that there are."""
     language_model, length = tiny.base.model.language_model, 37
-    state = {}
+    keep = cache_option(tiny.new_cache())
 
     def prefill() -> None:
-        output = language_model(inputs_embeds=torch.zeros((1, length, 128)), use_cache=True)
-        state["cache"] = output.past_key_values
+        output = language_model(inputs_embeds=torch.zeros((1, length, 128)), **keep)
         tiny.base.lm_head(output.last_hidden_state[:, -1:])
 
     def decode() -> None:
-        step = language_model(inputs_embeds=torch.zeros((1, 1, 128)), past_key_values=state["cache"], use_cache=True)
+        step = language_model(inputs_embeds=torch.zeros((1, 1, 128)), **keep)
         tiny.base.lm_head(step.last_hidden_state)
 
     unseen = length * (length - 1) // 2

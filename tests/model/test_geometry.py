@@ -7,6 +7,7 @@ import torch
 
 from cope_cli.errors import UsageError
 from cope_cli.model.geometry import GEOMETRIES, base_config, build_geometry, find_geometry
+from cope_cli.model.kv_cache import cache_option
 from cope_cli.model.small import build_small_videolm
 from cope_cli.model.videolm import VideoLM
 
@@ -45,7 +46,7 @@ def test_tiny_is_the_small_model() -> None:
     found = build_geometry(GEOMETRIES["tiny"], dtype=torch.float32)
     expected, config = small.base.config.to_dict(), base_config(GEOMETRIES["tiny"]).to_dict()
     for settings in (expected, config, expected["text_config"], config["text_config"]):
-        for key in ("image_token_index", "video_token_index", "eos_token_id", "pad_token_id"):
+        for key in ("image_token_index", "video_token_index", "eos_token_id", "pad_token_id", "initializer_range"):
             settings.pop(key, None)
     assert config == expected
     assert found.delta_encoder is not None and small.delta_encoder is not None
@@ -92,8 +93,9 @@ def test_layers_that_share_weights_compute_what_equal_layers_do() -> None:
     hidden = []
     for model in (full, shared):
         language_model = model.base.model.language_model
-        cache = language_model(inputs_embeds=prefix, use_cache=True).past_key_values
-        hidden.append(language_model(inputs_embeds=suffix, past_key_values=cache).last_hidden_state)
+        keep = cache_option(model.new_cache())
+        language_model(inputs_embeds=prefix, **keep)
+        hidden.append(language_model(inputs_embeds=suffix, **keep).last_hidden_state)
     assert torch.equal(*hidden)
     whole = shared.base.model.language_model(inputs_embeds=torch.cat([prefix, suffix], 1)).last_hidden_state
     torch.testing.assert_close(hidden[0], whole[:, -2:])

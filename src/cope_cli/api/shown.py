@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -14,18 +15,15 @@ from cope_cli.api.settings import SHIPPED_MODEL, AskConfig, keyframes_shown, pre
 from cope_cli.cache.frames import Frames
 from cope_cli.cache.primitives import Primitives
 from cope_cli.cache.store import Cache, PrimitivesEntry
-from cope_cli.config import DIRECT, DirectConfig, EncodeConfig
+from cope_cli.config import DIRECT, EncodeConfig
 from cope_cli.data.conversations import Turn
 from cope_cli.data.prompt import Prompt, PromptBuilder, Timeline
 from cope_cli.data.samples import read_visuals
-from cope_cli.errors import CopeError, PathNotFoundError, UsageError
+from cope_cli.errors import CopeError, UsageError
 from cope_cli.model.batch import VideoLMBatch
 from cope_cli.model.checkpoint import LoadedVideoLM
 from cope_cli.model.token_plan import TokenPlan
-from cope_cli.stages.direct import extract_direct_batch
-from cope_cli.stages.encode import encode_batch
-from cope_cli.stages.extract import extract_batch
-from cope_cli.stages.prepare import OnStage, Preparation, prepare_video
+from cope_cli.stages.prepare import OnStage, Preparation, prepare_video, prepare_videos
 
 
 def preparation_of(loaded: LoadedVideoLM, config: AskConfig) -> Preparation:
@@ -134,44 +132,9 @@ def run_stages_of_many(
         CheckpointError: Delta-tokens are wanted of a model without a Delta-encoder.
     """
     needed = preparation_of(loaded, config)
-    extract, frames = needed.extract, needed.frames
-    errors: dict[Path, CopeError] = {
-        video: PathNotFoundError(f"{video}: no such file") for video in videos if not video.is_file()
-    }
-    resolved = {str(video.resolve()): video for video in videos if video not in errors}
-    entries: dict[Path, PrimitivesEntry] = {}
-    if resolved and needed.is_direct_tried:
-        direct = extract_direct_batch(
-            [Path(path) for path in resolved], cache.root, DirectConfig(extract=extract), frames=frames, workers=workers
-        )
-        for number, made in enumerate(direct.run()):
-            on_stage("extract", number + 1, len(resolved))
-            entry = None if made.result is None else cache.primitives_entry(made.result.name)
-            if entry is not None:
-                entries[resolved.pop(made.item)] = entry
-            elif made.error is not None and needed.is_direct_needed:
-                errors[resolved.pop(made.item)] = made.error
-    if not resolved:
-        return entries, errors
-    encoded: dict[str, Path] = {}
-    batch = encode_batch([Path(path) for path in resolved], cache.root, encode or needed.encode, workers=workers)
-    for number, outcome in enumerate(batch.run()):
-        on_stage("encode", number + 1, len(resolved))
-        if outcome.error is not None:
-            errors[resolved[outcome.item]] = outcome.error
-        elif outcome.result is not None:
-            encoded[outcome.result.name] = resolved[outcome.item]
-    if encoded:
-        for number, made in enumerate(
-            extract_batch(list(encoded), cache.root, extract, frames=frames, workers=workers).run()
-        ):
-            on_stage("extract", number + 1, len(encoded))
-            entry = None if made.result is None else cache.primitives_entry(made.result.name)
-            if made.error is not None:
-                errors[encoded[made.item]] = made.error
-            elif entry is not None:
-                entries[encoded[made.item]] = entry
-    return entries, errors
+    if encode is not None:
+        needed = replace(needed, encode=encode)
+    return prepare_videos(videos, cache, needed, workers=workers, on_stage=on_stage)
 
 
 class ShownVideo:

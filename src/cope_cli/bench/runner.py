@@ -31,6 +31,7 @@ from cope_cli.data.samples import Sample, Visuals
 from cope_cli.errors import UsageError
 from cope_cli.model.batch import VideoLMBatch
 from cope_cli.model.geometry import Geometry, build_geometry, find_geometry
+from cope_cli.model.kv_cache import cache_option
 from cope_cli.model.small import build_small_tokenizer
 
 PARTS = ("vision", "projector", "delta_encoder", "prefill", "decode")
@@ -203,11 +204,12 @@ class Runner:
         with memory.watch():
             embeddings = self._embed(batch, watch)
             with watch("prefill"):
-                token, cache = self._step(embeddings, None)
+                cache = self.model.new_cache()
+                token = self._step(embeddings, cache)
             del embeddings
             with watch("decode"):
                 for _ in range((num_new_tokens or self.config.num_new_tokens) - 1):
-                    token, cache = self._step(self.model.base.get_input_embeddings()(token), cache)
+                    token = self._step(self.model.base.get_input_embeddings()(token), cache)
             del cache
         return Run(
             seconds=watch.seconds,
@@ -232,11 +234,12 @@ class Runner:
         with watch("prefill"):
             return model.embed(batch, model.arranged(batch.token_kind, torch.cat(rgb), delta))
 
-    def _step(self, embeddings: Tensor, cache: object) -> tuple[Tensor, object]:
-        """Run the language model on new positions; return the likeliest next token (1, 1) and the cache."""
+    def _step(self, embeddings: Tensor, cache: object) -> Tensor:
+        """Run the language model on new positions, which the cache takes in; return the likeliest next token (1, 1)."""
         base = self.model.base
-        output = base.model.language_model(inputs_embeds=embeddings, past_key_values=cache, use_cache=True)
-        return base.lm_head(output.last_hidden_state[:, -1:]).argmax(-1), output.past_key_values
+        output = base.model.language_model(inputs_embeds=embeddings, **cache_option(cache), use_cache=True)
+        token: Tensor = base.lm_head(output.last_hidden_state[:, -1:]).argmax(-1)
+        return token
 
 
 def _check_memory(geometry: Geometry, dtype: torch.dtype, device: torch.device, *, shares_layers: bool) -> None:

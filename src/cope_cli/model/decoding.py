@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from cope_cli.model.batch import VideoLMBatch
+from cope_cli.model.kv_cache import cache_option
 from cope_cli.model.videolm import VideoLM
 
 
@@ -57,7 +58,8 @@ def greedy_answers(
         raise ValueError("prefixes of different lengths cannot be computed together")
     language_model, embed = model.base.model.language_model, model.base.get_input_embeddings()
     cache = model.new_cache()
-    language_model(inputs_embeds=_prefixes(model, videos), past_key_values=cache, use_cache=True)
+    keep = {**cache_option(cache), "use_cache": True}
+    language_model(inputs_embeds=_prefixes(model, videos), **keep)
     rows = [index for index, video in enumerate(videos) for _ in video.rests]
     cache.batch_select_indices(torch.tensor(rows, device=model.device))
     ids, mask = _padded_left([rest for video in videos for rest in video.rests], pad_id)
@@ -68,7 +70,7 @@ def greedy_answers(
     for _ in range(max_new_tokens):
         positions = (mask.cumsum(-1) - 1)[:, -ids.shape[1] :].clamp(min=0)
         hidden = language_model(
-            inputs_embeds=embed(ids), attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True
+            inputs_embeds=embed(ids), attention_mask=mask, position_ids=positions, **keep
         ).last_hidden_state[:, -1]
         taken = model.base.lm_head(hidden).argmax(-1)
         is_open &= taken != end_id

@@ -7,11 +7,13 @@ It has random weights: for tests, demonstrations and as a start for training on 
 from __future__ import annotations
 
 from collections.abc import Collection
+from dataclasses import replace
 from typing import Any
 
 import torch
 
 from cope_cli.model.delta_encoder import DeltaEncoder, DeltaEncoderConfig
+from cope_cli.model.geometry import GEOMETRIES, WEIGHT_STD, Geometry, base_config
 from cope_cli.model.videolm import VideoLM
 
 END_OF_TEXT, TURN_START, TURN_END, IMAGE = "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<image>"
@@ -86,36 +88,40 @@ def build_small_tokenizer(words: Collection[str] | None = None, **fields: Any) -
     )
 
 
-def _base_config(tokenizer: Any) -> Any:
-    """Return the configuration of the small LlavaOnevision model."""
-    from transformers import LlavaOnevisionConfig, Qwen2Config, SiglipVisionConfig
+def fresh_videolm(
+    geometry: Geometry,
+    tokenizer: Any,
+    delta: DeltaEncoderConfig | None,
+    *,
+    seed: int,
+    weight_std: float = WEIGHT_STD,
+) -> VideoLM:
+    """Build a model to be trained from nothing.
 
-    vision = SiglipVisionConfig(
-        image_size=112,
-        patch_size=8,
-        hidden_size=96,
-        intermediate_size=256,
-        num_hidden_layers=3,
-        num_attention_heads=4,
-        vision_use_head=False,
-    )
-    text = Qwen2Config(
-        vocab_size=len(tokenizer),
-        hidden_size=128,
-        intermediate_size=384,
-        num_hidden_layers=4,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=CONTEXT_TOKENS,
-        rope_theta=10000.0,
-        bos_token_id=None,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )
-    image_token = tokenizer.convert_tokens_to_ids(IMAGE)
-    return LlavaOnevisionConfig(
-        vision_config=vision, text_config=text, image_token_index=image_token, video_token_index=image_token
-    )
+    Args:
+        geometry: its sizes; the vocabulary is the tokenizer's.
+        tokenizer: one of `build_small_tokenizer`.
+        delta: sizes of its Delta-encoder; None for none.
+        seed: decides every weight; the caller's random state is neither read nor changed.
+        weight_std: standard deviation of fresh weights.
+
+    Returns:
+        The model in evaluation mode on the CPU, in float32.
+    """
+    from transformers import GenerationConfig, LlavaOnevisionForConditionalGeneration
+
+    ends = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
+    config = base_config(replace(geometry, vocab_size=len(tokenizer)))
+    config.image_token_index = config.video_token_index = tokenizer.convert_tokens_to_ids(IMAGE)
+    config.initializer_range = config.text_config.initializer_range = weight_std
+    for name, token in ends.items():
+        setattr(config.text_config, name, token)
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        base = LlavaOnevisionForConditionalGeneration(config)
+        model = VideoLM(base, None if delta is None else DeltaEncoder(delta))
+    base.generation_config = GenerationConfig(**ends, do_sample=False)
+    return model.eval()
 
 
 def build_small_videolm(seed: int = 0, grid_px: int = 224) -> tuple[VideoLM, Any]:
@@ -128,15 +134,6 @@ def build_small_videolm(seed: int = 0, grid_px: int = 224) -> tuple[VideoLM, Any
     Returns:
         The model in evaluation mode on the CPU, in float32, and the tokenizer.
     """
-    from transformers import GenerationConfig, LlavaOnevisionForConditionalGeneration
-
     tokenizer = build_small_tokenizer()
-    delta_config = DeltaEncoderConfig.preset("small", grid_px=grid_px)
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
-        base = LlavaOnevisionForConditionalGeneration(_base_config(tokenizer))
-        model = VideoLM(base, DeltaEncoder(delta_config))
-    base.generation_config = GenerationConfig(
-        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, do_sample=False
-    )
-    return model.eval(), tokenizer
+    delta = DeltaEncoderConfig.preset("small", grid_px=grid_px)
+    return fresh_videolm(GEOMETRIES["tiny"], tokenizer, delta, seed=seed), tokenizer

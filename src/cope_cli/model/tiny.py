@@ -14,10 +14,9 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any
 
-import torch
-
-from cope_cli.model.delta_encoder import DeltaEncoder, DeltaEncoderConfig
-from cope_cli.model.small import CONTEXT_TOKENS, IMAGE, build_small_tokenizer
+from cope_cli.model.delta_encoder import DeltaEncoderConfig
+from cope_cli.model.geometry import Geometry
+from cope_cli.model.small import CONTEXT_TOKENS, build_small_tokenizer, fresh_videolm
 from cope_cli.model.videolm import VideoLM
 
 #: Side of the vision tower's input and of the motion and residual grid: that of the rendered clips.
@@ -32,41 +31,25 @@ _CHAT_TEMPLATE = (
 _WEIGHT_STD = 0.05
 
 
-def _base_config(tokenizer: Any) -> Any:
-    """Return the configuration of cope-tiny's LlavaOnevision model."""
-    from transformers import LlavaOnevisionConfig, Qwen2Config, SiglipVisionConfig
-
-    vision = SiglipVisionConfig(
-        image_size=SIZE_PX,
-        patch_size=16,
-        hidden_size=128,
-        intermediate_size=512,
-        num_hidden_layers=4,
-        num_attention_heads=4,
-        vision_use_head=False,
-    )
-    text = Qwen2Config(
-        vocab_size=len(tokenizer),
-        hidden_size=192,
-        intermediate_size=512,
-        num_hidden_layers=5,
-        num_attention_heads=6,
-        num_key_value_heads=2,
-        max_position_embeddings=CONTEXT_TOKENS,
-        rope_theta=10_000.0,
-        initializer_range=_WEIGHT_STD,
-        bos_token_id=None,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )
-    image_token = tokenizer.convert_tokens_to_ids(IMAGE)
-    return LlavaOnevisionConfig(
-        vision_config=vision,
-        text_config=text,
-        image_token_index=image_token,
-        video_token_index=image_token,
-        initializer_range=_WEIGHT_STD,
-    )
+GEOMETRY = Geometry(
+    name="cope-tiny",
+    description="the small model that the package ships",
+    vocab_size=0,  # its tokenizer's
+    width=192,
+    mlp_width=512,
+    num_layers=5,
+    num_heads=6,
+    num_kv_heads=2,
+    context_tokens=CONTEXT_TOKENS,
+    rope_theta=10_000.0,
+    image_px=SIZE_PX,
+    patch_px=16,
+    vision_width=128,
+    vision_mlp_width=512,
+    vision_layers=4,
+    vision_heads=4,
+    delta_preset="tiny",
+)
 
 
 def build_tiny_videolm(
@@ -83,15 +66,7 @@ def build_tiny_videolm(
     Returns:
         The model in evaluation mode on the CPU, in float32, and the tokenizer.
     """
-    from transformers import GenerationConfig, LlavaOnevisionForConditionalGeneration
-
     tokenizer = build_small_tokenizer(words, cope_prompt="short", chat_template=_CHAT_TEMPLATE)
-    config = DeltaEncoderConfig.preset("tiny", **{"grid_px": SIZE_PX, **delta_changes})
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
-        base = LlavaOnevisionForConditionalGeneration(_base_config(tokenizer))
-        model = VideoLM(base, DeltaEncoder(config) if delta_encoder else None)
-    base.generation_config = GenerationConfig(
-        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, do_sample=False
-    )
-    return model.eval(), tokenizer
+    delta = DeltaEncoderConfig.preset(GEOMETRY.delta_preset, **{"grid_px": SIZE_PX, **delta_changes})
+    model = fresh_videolm(GEOMETRY, tokenizer, delta if delta_encoder else None, seed=seed, weight_std=_WEIGHT_STD)
+    return model, tokenizer

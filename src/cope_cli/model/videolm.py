@@ -29,6 +29,7 @@ from cope_cli.errors import CheckpointError, UsageError
 from cope_cli.model.attention import attention_of
 from cope_cli.model.batch import IGNORED_LABEL, VideoLMBatch, VideoLMOutput
 from cope_cli.model.delta_encoder import DeltaEncoder
+from cope_cli.model.kv_cache import cache_option
 from cope_cli.model.placement import execution_device
 from cope_cli.model.token_plan import TokenCosts, TokenKind
 
@@ -341,7 +342,7 @@ class VideoLM(nn.Module):
         output: Tensor = self.base.generate(
             inputs_embeds=self.embed(batch, visual),
             attention_mask=batch.attention_mask,
-            past_key_values=cache,
+            **cache_option(cache),
             generation_config=_generation_config(max_new_tokens, temperature, top_p),
             streamer=streamer,
             **options,

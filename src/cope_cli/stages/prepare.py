@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -11,9 +11,10 @@ from pathlib import Path
 from cope_cli.cache.store import Cache, PrimitivesEntry
 from cope_cli.config import DirectConfig, EncodeConfig, ExtractConfig
 from cope_cli.errors import CopeError, PathNotFoundError, VideoError
-from cope_cli.stages.direct import extract_direct, known_sources
-from cope_cli.stages.encode import encode_video
-from cope_cli.stages.extract import ExtractRecord, extract_video
+from cope_cli.stages.batch import Batch
+from cope_cli.stages.direct import extract_direct, extract_direct_batch, known_sources
+from cope_cli.stages.encode import encode_batch, encode_video
+from cope_cli.stages.extract import ExtractRecord, extract_batch, extract_video
 from cope_cli.stages.frames import FramesRequest
 
 #: Called with (stage, seconds done, seconds in all) while a stage runs.
@@ -104,6 +105,60 @@ def _read_directly(video: Path, cache: Cache, preparation: Preparation, on_stage
         if preparation.is_direct_needed:
             raise
         return None
+
+
+def prepare_videos(
+    videos: Sequence[Path],
+    cache: Cache,
+    preparation: Preparation,
+    *,
+    workers: int = 0,
+    on_stage: OnStage = lambda stage, done, total: None,
+) -> tuple[dict[Path, PrimitivesEntry], dict[Path, CopeError]]:
+    """Return the primitives of videos, with their RGB slots, and the error of each video that failed.
+
+    Args:
+        videos: video files.
+        cache: where primitives are, or go.
+        preparation: what is needed.
+        workers: processes at a time; 0 means one per core. Scripts need a `__main__` guard.
+        on_stage: called with (stage, videos done, videos in all).
+    """
+    errors: dict[Path, CopeError] = {
+        video: PathNotFoundError(f"{video}: no such file") for video in videos if not video.is_file()
+    }
+    entries: dict[Path, PrimitivesEntry] = {}
+    waiting = {str(video.resolve()): video for video in videos if video not in errors}
+
+    def keep(extracted: Batch[ExtractRecord], of: dict[str, Path], *, errors_are_final: bool) -> None:
+        """Run a batch; what it makes, and its errors if nothing else is tried, leave `of`."""
+        total = len(of)
+        for number, made in enumerate(extracted.run()):
+            on_stage("extract", number + 1, total)
+            entry = None if made.result is None else cache.primitives_entry(made.result.name)
+            if entry is not None:
+                entries[of.pop(made.item)] = entry
+            elif made.error is not None and errors_are_final:
+                errors[of.pop(made.item)] = made.error
+
+    extract, frames = preparation.extract, preparation.frames
+    if waiting and preparation.is_direct_tried:
+        config = DirectConfig(extract=extract)
+        directly = extract_direct_batch(map(Path, waiting), cache.root, config, frames=frames, workers=workers)
+        keep(directly, waiting, errors_are_final=preparation.is_direct_needed)
+    encoded: dict[str, Path] = {}
+    if waiting:
+        batch = encode_batch([Path(path) for path in waiting], cache.root, preparation.encode, workers=workers)
+        for number, outcome in enumerate(batch.run()):
+            on_stage("encode", number + 1, len(waiting))
+            if outcome.error is not None:
+                errors[waiting[outcome.item]] = outcome.error
+            elif outcome.result is not None:
+                encoded[outcome.result.name] = waiting[outcome.item]
+    if encoded:
+        batch_of = extract_batch(list(encoded), cache.root, extract, frames=frames, workers=workers)
+        keep(batch_of, encoded, errors_are_final=True)
+    return entries, errors
 
 
 def prepare_ahead(video: Path, cache_root: Path, preparation: Preparation) -> BaseProcess:

@@ -28,10 +28,7 @@ from typing import Any
 
 import torch
 
-from cope_cli.cache.frames import Frames, parts_folder
-from cope_cli.cache.primitives import Primitives
-from cope_cli.cache.prune import tree_bytes
-from cope_cli.cache.store import Cache, PrimitivesEntry
+from cope_cli.cache.store import Cache
 from cope_cli.codec.gop import gop_spans, slots_of
 from cope_cli.config import EncodeConfig, ExtractConfig
 from cope_cli.errors import UsageError
@@ -47,6 +44,7 @@ from cope_cli.train.costs import (
     step_flops,
     step_memory,
 )
+from cope_cli.train.disk import DataScale, DiskRow, disk_rows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,29 +136,6 @@ class Scale:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DiskRow:
-    """What one part of the cache takes.
-
-    Attributes:
-        part: what it is.
-        needed_by: who reads it.
-        num: how many per video: seconds of video, slots, RGB slots.
-        unit: of what.
-        unit_bytes: one takes so much.
-        total_bytes: of all videos.
-        is_measured: mean over a cache; otherwise the size before compression.
-    """
-
-    part: str
-    needed_by: str
-    num: float
-    unit: str
-    unit_bytes: float
-    total_bytes: float
-    is_measured: bool
-
-
-@dataclass(frozen=True, kw_only=True)
 class StageRow:
     """What one stage costs.
 
@@ -224,82 +199,19 @@ def scale_report(scale: Scale, cache: Cache | None = None) -> ScaleReport:
         num_answer_tokens=scale.num_answer_tokens,
     )
     num_iframes = sum(slot.is_iframe for slot in slots)
-    disk = _disk(scale, geometry, (num_iframes, len(slots) - num_iframes, plan.num_rgb_slots), cache)
+    data = DataScale(
+        num_videos=scale.num_videos,
+        video_seconds=scale.video_seconds,
+        fusion_frames=scale.fusion_frames,
+        grid_px=scale.grid_px,
+        keyframes=scale.keyframes,
+        num_iframe_slots=num_iframes,
+        num_p_slots=len(slots) - num_iframes,
+        num_keyframes=plan.num_rgb_slots,
+    )
+    disk = disk_rows(data, geometry, cache)
     stages = [_pretrain(scale, geometry, delta), *_finetune(scale, geometry, delta, sample)]
     return ScaleReport(scale=scale, sample=sample, disk=disk, stages=stages)
-
-
-def _disk(scale: Scale, geometry: Geometry, num: tuple[int, int, int], cache: Cache | None) -> list[DiskRow]:
-    """Return what the cache takes; `num` are I-frame slots, P slots and keyframes of one video."""
-    num_i, num_p, num_keyframes = num
-    num_slots, side = num_i + num_p, geometry.image_px
-    measured = _Measured.of(cache, scale, side) if cache is not None else _Measured()
-    grid_values = scale.grid_px**2
-    raw_slot = (num_p * (2 + 3) * 2 + num_i * 3) * grid_values / num_slots  # int16 motion and residual, uint8 pictures
-    raw_frame = 3 * side**2
-    tokens = 2 * geometry.num_patches * geometry.vision_width  # bfloat16, as good as incompressible
-    rows = []
-    parts = [
-        ("encoded video", "extract", scale.video_seconds, "second", measured.encoded_second, None),
-        ("primitives", "both", num_slots, "slot", measured.primitives_slot, raw_slot),
-        (f"RGB slots, K = {scale.keyframes}", "finetune", num_keyframes, "RGB slot", measured.frame, raw_frame),
-        ("RGB slots, all", "pretrain", num_slots, "RGB slot", measured.frame, raw_frame),
-        ("or vision tokens", "pretrain --store-features", num_slots, "slot", None, tokens),
-    ]
-    for part, needed_by, count, unit, found, raw in parts:
-        if found is None and raw is None:
-            continue
-        unit_bytes = raw if found is None else found
-        assert unit_bytes is not None
-        rows.append(
-            DiskRow(
-                part=part,
-                needed_by=needed_by,
-                num=count,
-                unit=unit,
-                unit_bytes=unit_bytes,
-                total_bytes=unit_bytes * count * scale.num_videos,
-                is_measured=found is not None,
-            )
-        )
-    return rows
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Measured:
-    """Mean sizes over a cache, bytes; None where it has none of it."""
-
-    encoded_second: float | None = None
-    primitives_slot: float | None = None
-    frame: float | None = None
-
-    @classmethod
-    def of(cls, cache: Cache, scale: Scale, size_px: int) -> _Measured:
-        """Look at all entries of the scale's fusion window and grid."""
-        entries = [
-            entry
-            for entry in cache.primitives_entries()
-            if (entry.manifest.config["fusion_frames"], entry.manifest.config["grid_px"])
-            == (scale.fusion_frames, scale.grid_px)
-        ]
-        videos = [encoded for entry in entries if (encoded := cache.encoded_entry(entry.encoded_name)) is not None]
-        seconds = sum(video.manifest.info["num_frames"] / video.manifest.config["fps"] for video in videos)
-        slots = sum(len(Primitives(entry).slots) for entry in entries)
-        frames = sum(len(Frames(entry, size_px).slots) for entry in entries)
-        return cls(
-            encoded_second=_mean(sum(video.video.stat().st_size for video in videos), seconds),
-            primitives_slot=_mean(sum(_size(entry) for entry in entries), slots),
-            frame=_mean(sum(tree_bytes(parts_folder(entry.folder, size_px)) for entry in entries), frames),
-        )
-
-
-def _size(entry: PrimitivesEntry) -> int:
-    """Bytes of an entry's own files, without side groups."""
-    return sum(record.size_bytes for record in entry.manifest.files.values())
-
-
-def _mean(total: float, num: float) -> float | None:
-    return total / num if num else None
 
 
 def pretrain_memory(

@@ -1,9 +1,13 @@
 """`cope train vision`: the vision tower of cope-tiny, from nothing, on still frames of rendered clips.
 
 Published models bring a vision tower that has seen the world. cope-tiny has none to start from, so its tower learns
-here to say of every patch what stands in it: whether, which colour and shape, where its centre is, how large it is; and
-a few colours of the patch itself, so that backgrounds leave a trace too. Linear heads read that from the very tokens
-that the projector reads. They are dropped afterwards; the result is a model folder for `cope train pretrain --model`.
+here to say of every patch what stands in it: whether, which colour and shape, where its centre is, how large it is; a
+few colours of the patch itself, so that backgrounds leave a trace too; and where in the picture the patch lies. Linear
+heads read that from the very tokens that the projector reads. They are dropped afterwards; the result is a model folder
+for `cope train pretrain --model`.
+
+A published tower's tokens know their places by themselves. Pre-training needs that: the alignment modules have no
+positions of their own (Eq. 8 and 9), and cannot say what comes to a patch that does not know where it lies.
 
 Tokens and heads are kept small, so that a token says what it is asked and no more. Else half of its numbers would be
 what random weights make of the whole picture: more than half of all patches changed when one thing moved, and
@@ -47,6 +51,8 @@ HEADS_FILE = "vision_heads.safetensors"
 _PIXELS_PER_SIDE = 4
 _PIXEL_WEIGHT = 0.5
 _TOKEN_WEIGHT, _HEAD_WEIGHT = 0.05, 1e-3
+#: Half-waves over the picture's side by whose sines and cosines a patch says where it lies, on either axis.
+_HALF_WAVES = (1, 2, 4)
 
 
 class PatchHeads(nn.Module):
@@ -60,11 +66,11 @@ class PatchHeads(nn.Module):
 
     def __init__(self, width: int, num_colours: int, num_shapes: int) -> None:
         super().__init__()
-        self.sizes = (1, 1, num_colours, num_shapes, 3, 3 * _PIXELS_PER_SIDE**2)
+        self.sizes = (1, 1, num_colours, num_shapes, 3, 3 * _PIXELS_PER_SIDE**2, 4 * len(_HALF_WAVES))
         self.linear = nn.Linear(width, sum(self.sizes))
 
     def forward(self, tokens: Tensor) -> tuple[Tensor, ...]:
-        """Map (B, M, D) to seen, centre, colour, shape, place and pixels, each (B, M, size)."""
+        """Map (B, M, D) to seen, centre, colour, shape, place, pixels and position, each (B, M, size)."""
         parts: tuple[Tensor, ...] = self.linear(tokens).split(self.sizes, dim=-1)
         return parts
 
@@ -82,7 +88,7 @@ class VisionModel(nn.Module):
         """Return the loss, and what it is made of, as means over the batch."""
         targets: Any = batch.targets
         tokens = self.videolm.vision_tokens(batch.rgb).float()
-        seen, centre, colour, shape, place, pixels = self.heads(tokens)
+        seen, centre, colour, shape, place, pixels, position = self.heads(tokens)
         is_seen = targets.is_seen
         losses = {
             "seen": functional.binary_cross_entropy_with_logits(seen[..., 0], is_seen.float()),
@@ -93,6 +99,7 @@ class VisionModel(nn.Module):
             "tokens": tokens.square().mean(),
             "heads": self.heads.linear.weight.square().sum(),
             "pixels": (pixels - _small_pictures(batch.rgb, tokens.shape[1])).square().mean(),
+            "position": (position - _patch_positions(tokens.shape[1], tokens.device)).square().mean(),
         }
         weights = {"pixels": _PIXEL_WEIGHT, "tokens": _TOKEN_WEIGHT, "heads": _HEAD_WEIGHT}
         values = {
@@ -116,6 +123,15 @@ def _small_pictures(rgb: Tensor, num_patches: int) -> Tensor:
     planes = rgb.permute(0, 3, 1, 2).float() / 127.5 - 1
     small = functional.adaptive_avg_pool2d(planes, side * _PIXELS_PER_SIDE)
     return functional.pixel_unshuffle(small, _PIXELS_PER_SIDE).flatten(2).transpose(1, 2)
+
+
+def _patch_positions(num_patches: int, device: torch.device) -> Tensor:
+    """Return where each patch lies, (M, 12): sines and cosines of its row and of its column."""
+    side = round(num_patches**0.5)
+    angles = (torch.arange(side, device=device) + 0.5)[:, None] * torch.pi / side * torch.tensor(_HALF_WAVES, device=device)
+    waves = torch.cat([angles.sin(), angles.cos()], dim=1)
+    rows, columns = waves[:, None].expand(-1, side, -1), waves[None].expand(side, -1, -1)
+    return torch.cat([rows, columns], dim=-1).flatten(0, 1)
 
 
 @dataclass(frozen=True, kw_only=True)

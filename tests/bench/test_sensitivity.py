@@ -21,7 +21,7 @@ from cope_cli.codec.stream import read_vops
 from cope_cli.codec.transcode import transcode
 from cope_cli.codec.vlc import INTRA
 from cope_cli.config import EncodeConfig, ExtractConfig
-from cope_cli.errors import DataError, UsageError
+from cope_cli.errors import DataError, UsageError, VideoError
 from made_videos import pictures, write_video
 
 ENCODE = EncodeConfig(gop_frames=12, short_side_px=64)
@@ -137,6 +137,35 @@ def test_the_model_is_asked_once_per_setting_with_its_encoding(video: Path, tmp_
     nothing = Asked(loaded=None, questions=tmp_path / "none.json", config=AskConfig())
     with pytest.raises(DataError, match="no question has an answer"):
         measure_sensitivity([], ENCODE, EXTRACT, values=VALUES, asked=nothing)
+
+
+def test_questions_about_videos_without_vectors_lack_the_direct_row_alone(tmp_path: Path, monkeypatch):
+    def count(asked, encode):
+        if encode is None:
+            raise VideoError("question a: exports no motion vectors")
+        return 4, 2
+
+    monkeypatch.setattr(module, "_count_right", count)
+    asked = Asked(loaded=None, questions=tmp_path / "qa.json", config=AskConfig())
+    report = measure_sensitivity([], ENCODE, EXTRACT, values=VALUES, asked=asked)
+    assert [a.value for a in report.answers if a.factor == "codec"] == ["MPEG-4"]
+    assert report.not_direct == {"qa.json": "question a: exports no motion vectors"}
+
+
+def test_without_p_slots_there_is_no_error_to_show(tmp_path: Path, monkeypatch, capsys):
+    from cope_cli.bench.sensitivity_plot import MEASURES
+    from cope_cli.cli import show
+    from cope_cli.cli.bench import bench
+
+    video = write_video(tmp_path / "short.mp4", pictures(3))
+    report = measure_sensitivity([video], ENCODE, EXTRACT, values=VALUES)
+    assert {(cost.num_slots, cost.num_p_slots) for cost in report.costs} == {(1, 0)}
+    assert all(np.isnan(MEASURES["warp error, levels"](cost)) for cost in report.costs)
+    show.out.file = None  # the stream that is captured now
+    monkeypatch.setattr(module, "measure_sensitivity", lambda *arguments, **options: report)
+    bench(videos=[str(video)], sensitivity=True)
+    rows = [line.split() for line in capsys.readouterr().out.splitlines() if "kB" in line]
+    assert rows and all(row.count("-") == 2 for row in rows)
 
 
 def test_the_picture_and_the_tables(video: Path, report: SensitivityReport, tmp_path: Path, monkeypatch, capsys):

@@ -86,6 +86,8 @@ def test_json_holds_slots_plans_and_files(inspect, shared_cache, tmp_path):
         (["--from", "2", "--to", "1"], "--to 1: expected more than --from 2"),
         (["--from", "-1"], "--from -1: expected 0 or more"),
         (["--fusion", "601"], "--fusion 601"),
+        (["--fusion", "auto:3"], "--fusion auto 3"),
+        (["--fusion", "often"], "--fusion often: expected a number of frames, auto, or auto:N"),
         (["--html", "--slot", "1", "--from", "1"], "--slot 1: the page shows slots 3 to 7"),
     ],
 )

@@ -13,8 +13,12 @@ import pytest
 from PIL import Image
 
 from cope_cli.cache.primitives import Primitives
+from cope_cli.cache.store import Cache
+from cope_cli.config import DirectConfig, ExtractConfig
+from cope_cli.inspect.entry import find_entry
 from cope_cli.inspect.page import fill_template, write_page
 from cope_cli.inspect.slots import plans_of, slot_pictures, slot_rows
+from cope_cli.stages.direct import extract_direct
 
 NASTY = "</script><script>alert(1)</script><!-- & \" ' \u2028 @@DATA@@ @@TITLE@@ \\u003c.mp4"
 
@@ -90,3 +94,17 @@ def test_the_manifest_is_there_without_the_folder_of_the_source(page, shared_cac
     assert str(shared_cache.source.parent) not in page
     files = next(rows for title, rows in manifest.items() if title.startswith("Files"))
     assert set(files) == set(primitives.entry.manifest.files)
+
+
+@pytest.mark.parametrize(("is_direct", "about"), [(False, "fusion window auto:12 "), (True, " direct from h264")])
+def test_the_page_says_how_its_primitives_were_made(filled_cache, tmp_path, is_direct, about):
+    if is_direct:
+        cache = Cache(tmp_path / "direct")
+        extract_direct(filled_cache.source, cache, DirectConfig(extract=ExtractConfig(fusion_frames=12)))
+        entry = find_entry(str(filled_cache.source), cache).entry
+    else:
+        entry = find_entry(str(filled_cache.source), filled_cache.cache, fusion_frames=12, adaptive=True).entry
+    primitives, path = Primitives(entry), tmp_path / "index.html"
+    plans = plans_of(primitives)
+    write_page(primitives, slot_rows(primitives, range(1), plans), plans, path, start_slot=0)
+    assert about in data_of(path.read_text(encoding="utf-8"))["about"]

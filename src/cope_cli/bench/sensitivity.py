@@ -78,6 +78,7 @@ class SettingCost:
         cache_bytes_per_slot: what the primitives take on the disk.
         cpu_seconds: CPU time from the file to primitives.
         num_slots: slots made.
+        num_p_slots: of them P-frame slots; without any both errors are 0 and mean nothing.
     """
 
     video: str
@@ -92,6 +93,7 @@ class SettingCost:
     cache_bytes_per_slot: float
     cpu_seconds: float
     num_slots: int
+    num_p_slots: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,7 +124,8 @@ class SensitivityReport:
     Attributes:
         costs: by video, then in the order of the settings.
         answers: in the order of the settings; empty without a model.
-        not_direct: videos that cannot be read directly, and why; the setting is left out for them.
+        not_direct: videos that cannot be read directly, and files of questions about such, and why; the setting is left
+            out for them.
     """
 
     costs: tuple[SettingCost, ...]
@@ -179,7 +182,7 @@ def measure_sensitivity(
         on_progress: called with (settings done, settings in all); one counts anew for every video.
 
     Raises:
-        VideoError: a video cannot be used, or one of the questions' videos cannot be read directly.
+        VideoError: a video cannot be used.
         DataError: the questions have no answers to compare with.
     """
     settings = settings_of(encode, values or FactorValues())
@@ -204,7 +207,9 @@ def measure_sensitivity(
                 continue
             cost = known[setting.encode]
             costs.append(replace(cost, factor=setting.factor, value=setting.value, is_default=setting.is_default))
-    answers = () if asked is None else _answers(asked, settings, lambda count: on_progress(done + count, total))
+    answers: tuple[SettingAnswers, ...] = ()
+    if asked is not None:
+        answers = _answers(asked, settings, not_direct, lambda count: on_progress(done + count, total))
     return SensitivityReport(costs=tuple(costs), answers=answers, not_direct=not_direct)
 
 
@@ -250,16 +255,25 @@ def _cost(
         cache_bytes_per_slot=sum(record.size_bytes for record in entry.manifest.files.values()) / num_slots,
         cpu_seconds=cpu_seconds,
         num_slots=num_slots,
+        num_p_slots=errors.num_p_slots,
     )
 
 
-def _answers(asked: Asked, settings: Sequence[Setting], on_done: Callable[[int], None]) -> tuple[SettingAnswers, ...]:
+def _answers(
+    asked: Asked, settings: Sequence[Setting], not_direct: dict[str, str], on_done: Callable[[int], None]
+) -> tuple[SettingAnswers, ...]:
     known: dict[EncodeConfig | None, tuple[int, int]] = {}
     found = []
     for number, setting in enumerate(settings):
         on_done(number)
-        if setting.encode not in known:
-            known[setting.encode] = _count_right(asked, setting.encode)
+        try:
+            if setting.encode not in known:
+                known[setting.encode] = _count_right(asked, setting.encode)
+        except VideoError as error:
+            if setting.encode is not None:
+                raise
+            not_direct[asked.questions.name] = error.message
+            continue
         num_expected, num_equal = known[setting.encode]
         found.append(
             SettingAnswers(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 #: What each row shows of a video.
 MEASURES: dict[str, Callable[[SettingCost], float]] = {
     "video, kB/s": lambda cost: cost.bytes_per_second / 1e3,
-    "warp error, levels": lambda cost: cost.warp_mae,
+    "warp error, levels": lambda cost: cost.warp_mae if cost.num_p_slots else math.nan,
     "intra blocks, %": lambda cost: 100 * cost.intra_share,
     "cache, kB per slot": lambda cost: cost.cache_bytes_per_slot / 1e3,
     "CPU, s": lambda cost: cost.cpu_seconds,

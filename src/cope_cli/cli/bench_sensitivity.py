@@ -70,8 +70,8 @@ def _show(report: SensitivityReport, run: FileRun) -> None:
                     cost.factor,
                     _value(f"{cost.value} {cost.codec}" if cost.value == "direct" else cost.value, cost.is_default),
                     show.as_bytes(cost.bytes_per_second),
-                    f"{cost.copy_mae:.2f}",
-                    f"{cost.warp_mae:.2f}",
+                    f"{cost.copy_mae:.2f}" if cost.num_p_slots else "-",
+                    f"{cost.warp_mae:.2f}" if cost.num_p_slots else "-",
                     f"{100 * cost.intra_share:.2f} %",
                     show.as_bytes(cost.cache_bytes_per_slot),
                     f"{cost.cpu_seconds:.2f}",
@@ -96,6 +96,8 @@ def _show(report: SensitivityReport, run: FileRun) -> None:
                 for a in report.answers
             ],
         )
+    for name in report.not_direct.keys() - {video.name for video in run.videos}:
+        show.out.print(f"{name} not asked directly: {report.not_direct[name]}", highlight=False, markup=False)
 
 
 def _value(value: str, is_default: bool) -> str:

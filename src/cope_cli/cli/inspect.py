@@ -9,6 +9,7 @@ import typer
 
 from cope_cli.cli import show
 from cope_cli.cli.options import DEFAULT_CACHE, CacheOption, JsonOption
+from cope_cli.config import parse_fusion
 
 if TYPE_CHECKING:
     from cope_cli.inspect.report import InspectRecord
@@ -24,7 +25,8 @@ def inspect(
         Path, typer.Option(help="Where files go, in a folder named after the entry.", file_okay=False)
     ] = DEFAULT_OUT,
     fusion: Annotated[
-        int | None, typer.Option(help="Fusion window s, 1 for single frames; what the cache has if none, else 30.")
+        str | None,
+        typer.Option(help="Fusion window s, 1 for single frames, or auto as in extract; if none, the cache's, or 30."),
     ] = None,
     page: Annotated[bool, typer.Option("--html", help="Write a self-contained page instead of PNG files.")] = False,
     text: Annotated[bool, typer.Option("--text", help="Print a table of the slots instead of PNG files.")] = False,
@@ -40,9 +42,11 @@ def inspect(
     from cope_cli.inspect.report import InspectConfig, inspect_video
     from cope_cli.stages.batch import default_workers
 
+    fusion_frames, adaptive = (None, False) if fusion is None else parse_fusion(fusion)
     config = InspectConfig(
         slot=slot,
-        fusion_frames=fusion,
+        fusion_frames=fusion_frames,
+        adaptive=adaptive,
         from_seconds=from_seconds,
         to_seconds=to_seconds,
         has_pictures=not (page or text),
@@ -66,7 +70,7 @@ def _print_table(record: InspectRecord) -> None:
     """Print a row per slot, then the token plans."""
     columns = ["slot", "time", "GOP", "", "tokens, K = 1", "motion", "longest", "moved", "residual", "rms"]
     show.print_table(
-        f"{record.entry}: motion in pixels of the encoded video, residual in levels of 0..255",
+        f"{record.entry}: motion in pixels of the stream, residual in levels of 0..255",
         columns,
         [_row(row) for row in record.rows],
     )

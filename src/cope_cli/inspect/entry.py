@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import cache as remembered
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from cope_cli.cache.store import Cache, EncodedEntry, PrimitivesEntry, matches_source
-from cope_cli.config import EncodeConfig, ExtractConfig
+from cope_cli.config import DirectConfig, EncodeConfig, ExtractConfig
 from cope_cli.errors import CopeError, EntryNotFoundError, PathNotFoundError
 from cope_cli.files import sha256_file
+from cope_cli.stages.direct import extract_direct
 from cope_cli.stages.encode import encode_video
 from cope_cli.stages.extract import extract_video
 
@@ -32,6 +35,7 @@ def find_entry(
     cache: Cache,
     *,
     fusion_frames: int | None = None,
+    adaptive: bool = False,
     workers: int = 1,
     on_stage: OnStage = lambda stage, done, total: None,
 ) -> FoundEntry:
@@ -41,6 +45,7 @@ def find_entry(
         video: a video file, the name of a cache entry, or a source path's end.
         cache: where primitives are, or go.
         fusion_frames: only those of this fusion window; None takes what there is, 30 before others.
+        adaptive: that window is of average frames (`--fusion auto`).
         workers: processes that share the stages of a long video; more than one needs a `__main__` guard in scripts.
         on_stage: called while stages run.
 
@@ -50,20 +55,26 @@ def find_entry(
         VideoError, StorageError: a stage failed.
         CacheCorruptError, CacheVersionError: the entry that was named cannot be used.
     """
-    extract = ExtractConfig() if fusion_frames is None else ExtractConfig(fusion_frames=fusion_frames)
+    window = None if fusion_frames is None else ExtractConfig(fusion_frames=fusion_frames, adaptive=adaptive)
     named = cache.primitives_entry(video) if re.fullmatch(r"[A-Za-z0-9._-]+", video) else None
-    if named is not None and fusion_frames in (None, named.manifest.config.get("fusion_frames")):
+    if named is not None and _fits(named, window):
         return FoundEntry(entry=named)
     encoded = _encoded_of(video, named, cache)
-    found = [entry for entry in _primitives_of(video, encoded, cache) if _fits(entry, fusion_frames)]
+    of_video = _primitives_of(video, named, encoded, cache)
+    found = [entry for entry in of_video if _fits(entry, window)]
     if found:
         return _first_of(found)
+    extract = window or ExtractConfig()
     if not encoded and not Path(video).is_file():
-        raise PathNotFoundError(
-            f"{video}: no such file, and {cache.root} holds no entry of that name",
-            "`cope cache ls` lists the cache's entries.",
-        )
-    ran = ["extract"] if encoded else ["encode", "extract"]
+        direct = next((entry for entry in of_video if entry.is_direct), None)
+        if direct is None:
+            raise PathNotFoundError(
+                f"{video}: no such file, and {cache.root} holds no entry of that name",
+                "`cope cache ls` lists the cache's entries.",
+            )
+        config = replace(DirectConfig.from_dict(direct.manifest.config), extract=extract)
+        made = extract_direct(direct.check_source(), cache, config, on_progress=partial(on_stage, "extract"))
+        return _made(made.name, cache, "extract")
     if encoded:
         name = _preferred(encoded).name
     else:
@@ -71,9 +82,14 @@ def find_entry(
         report = partial(on_stage, "encode")
         name = encode_video(path, cache, EncodeConfig(), workers=workers, on_progress=report).name
     made = extract_video(name, cache, extract, workers=workers, on_progress=partial(on_stage, "extract"))
-    entry = cache.primitives_entry(made.name)
+    return _made(made.name, cache, "extract" if encoded else "encode and extract")
+
+
+def _made(name: str, cache: Cache, ran: str) -> FoundEntry:
+    """Return an entry that stages were just run for."""
+    entry = cache.primitives_entry(name)
     assert entry is not None
-    return FoundEntry(entry=entry, notes=(f"ran {' and '.join(ran)} first: {entry.name}",))
+    return FoundEntry(entry=entry, notes=(f"ran {ran} first: {name}",))
 
 
 def _encoded_of(video: str, named: PrimitivesEntry | None, cache: Cache) -> list[EncodedEntry]:
@@ -86,26 +102,38 @@ def _encoded_of(video: str, named: PrimitivesEntry | None, cache: Cache) -> list
             return cache.find_encoded(video)
         except EntryNotFoundError:
             return []
-    path, content = path.resolve(), ""
+    is_content = _content_of(path)
+    return [entry for entry in cache.usable_encoded()[0] if is_content(entry.manifest.source)]
+
+
+def _content_of(path: Path) -> Callable[[Mapping[str, Any]], bool]:
+    """Return a test of whether a manifest's source is what a file holds now; the file is hashed once, if at all."""
+    path = path.resolve()
     stat = path.stat()
     unchanged = {"path": str(path), "size_bytes": stat.st_size, "mtime_ns": stat.st_mtime_ns}
-    found = []
-    for entry in cache.usable_encoded()[0]:
-        source = entry.manifest.source
+    content = remembered(partial(sha256_file, path))
+
+    def is_content(source: Mapping[str, Any]) -> bool:
         if source.get("size_bytes") != stat.st_size:
-            continue
-        if any(source.get(field) != value for field, value in unchanged.items()):
-            content = content or sha256_file(path)
-            if source.get("sha256") != content:
-                continue
-        found.append(entry)
-    return found
+            return False
+        return all(source.get(field) == value for field, value in unchanged.items()) or source["sha256"] == content()
+
+    return is_content
 
 
-def _primitives_of(video: str, encoded: list[EncodedEntry], cache: Cache) -> list[PrimitivesEntry]:
-    """Return the usable primitives made of these encoded videos; of a name, also those whose encoded video is gone."""
+def _primitives_of(
+    video: str, named: PrimitivesEntry | None, encoded: list[EncodedEntry], cache: Cache
+) -> list[PrimitivesEntry]:
+    """Return the usable primitives made of these encoded videos or read directly from the same file.
+
+    Of a name also those whose encoded video is gone.
+    """
     upstream = {entry.manifest.fingerprint for entry in encoded}
     is_file = Path(video).is_file()
+    is_content = _content_of(Path(video)) if is_file else lambda source: False
+    if named is not None and named.is_direct:
+        content = named.manifest.source["sha256"]
+        is_content = lambda source: source["sha256"] == content  # noqa: E731
     found = []
     for name in cache.primitives_names():
         try:
@@ -115,13 +143,14 @@ def _primitives_of(video: str, encoded: list[EncodedEntry], cache: Cache) -> lis
             entry.check()
         except CopeError:
             continue
-        if entry.manifest.upstream in upstream or (not is_file and matches_source(entry.source_path, video)):
+        is_made_of = is_content(entry.manifest.source) if entry.is_direct else entry.manifest.upstream in upstream
+        if is_made_of or (not is_file and matches_source(entry.source_path, video)):
             found.append(entry)
     return found
 
 
-def _fits(entry: PrimitivesEntry, fusion_frames: int | None) -> bool:
-    return fusion_frames is None or entry.manifest.config.get("fusion_frames") == fusion_frames
+def _fits(entry: PrimitivesEntry, window: ExtractConfig | None) -> bool:
+    return window is None or ExtractConfig.from_dict(entry.manifest.config).window == window.window
 
 
 def _first_of(found: list[PrimitivesEntry]) -> FoundEntry:

@@ -24,7 +24,7 @@ from PIL import Image
 from cope_cli import __version__
 from cope_cli.cache.manifest import Manifest
 from cope_cli.cache.primitives import Primitives
-from cope_cli.config import PATCH_PX
+from cope_cli.config import PATCH_PX, ExtractConfig
 from cope_cli.files import write_text
 from cope_cli.inspect.draw import RESIDUAL_GAIN, arrow_gain, longest_patch_px, residual_levels
 from cope_cli.inspect.energy import patch_motion_px
@@ -102,11 +102,12 @@ def _document(primitives: Primitives, plans: Sequence[TokenPlan], notes: Sequenc
     size, slots, manifest = primitives.size, primitives.slots, primitives.entry.manifest
     num_gops = len(np.unique(slots.gop))
     costs = plans[0].costs
-    fusion = manifest.config.get("fusion_frames")
+    window = ExtractConfig.from_dict(manifest.config).window
+    way = f" · direct from {manifest.info['codec']}" if primitives.entry.is_direct else ""
     gops = f"{num_gops} GOP" if num_gops == 1 else f"{num_gops} GOPs"
     about = (
         f"{size} px · {slots.seconds[-1]:.1f} s to its last slot · {len(slots)} slots in {gops} · "
-        f"fusion window {fusion} · grid {primitives.grid_px} x {primitives.grid_px}"
+        f"fusion window {window} · grid {primitives.grid_px} x {primitives.grid_px}{way}"
     )
     plan_note = (
         f"An RGB slot costs {costs.rgb} tokens, a P slot {costs.delta}; at most 64 GOPs are shown. "

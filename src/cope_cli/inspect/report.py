@@ -24,6 +24,7 @@ class InspectConfig:
     Attributes:
         slot: the slot of the pictures, and the one the page opens at; None takes the one in which most moves.
         fusion_frames: fusion window s; None takes what the cache has, else 30.
+        adaptive: windows that end when as much has happened as in s average frames.
         from_seconds: slots before it are left out.
         to_seconds: slots at it or after are left out; None for the end, or for a limit where pictures are made.
         has_pictures: write the PNG files.
@@ -32,6 +33,7 @@ class InspectConfig:
 
     slot: int | None = None
     fusion_frames: int | None = None
+    adaptive: bool = False
     from_seconds: float = 0.0
     to_seconds: float | None = None
     has_pictures: bool = True
@@ -114,7 +116,14 @@ def inspect_video(
         VideoError, StorageError: a stage failed, or a file cannot be written.
         CacheCorruptError, CacheVersionError: the entry cannot be used.
     """
-    found = find_entry(video, cache, fusion_frames=config.fusion_frames, workers=workers, on_stage=on_progress)
+    found = find_entry(
+        video,
+        cache,
+        fusion_frames=config.fusion_frames,
+        adaptive=config.adaptive,
+        workers=workers,
+        on_stage=on_progress,
+    )
     primitives = Primitives(found.entry)
     if config.slot is not None:
         check_slot(primitives, config.slot)

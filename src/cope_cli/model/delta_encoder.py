@@ -107,7 +107,8 @@ class DeltaEncoderConfig:
         """
         if name not in PRESETS:
             raise UsageError(f"no Delta-encoder preset {name!r}: there are {', '.join(PRESETS)}")
-        return cls(**{**PRESETS[name], **changes})
+        values: dict[str, Any] = {**PRESETS[name], **changes}
+        return cls(**values)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as plain JSON values."""
@@ -127,11 +128,12 @@ class DeltaEncoderConfig:
         return cls(**values)
 
 
-PRESETS: Mapping[str, Mapping[str, int]] = {
+PRESETS: Mapping[str, Mapping[str, float]] = {
     "paper": {},
     "wide": {"width": 1152},
     "small": {"width": 96, "depth": 2, "heads": 4, "out_width": 96, "trunk_width": 16},
-    "tiny": {"width": 128, "depth": 2, "heads": 4, "out_width": 128, "trunk_width": 8},
+    # Its world's fastest thing goes a quarter of the picture in a window of a second.
+    "tiny": {"width": 128, "depth": 2, "heads": 4, "out_width": 128, "trunk_width": 8, "max_displacement": 0.25},
 }
 
 

@@ -128,7 +128,8 @@ def _small_pictures(rgb: Tensor, num_patches: int) -> Tensor:
 def _patch_positions(num_patches: int, device: torch.device) -> Tensor:
     """Return where each patch lies, (M, 12): sines and cosines of its row and of its column."""
     side = round(num_patches**0.5)
-    angles = (torch.arange(side, device=device) + 0.5)[:, None] * torch.pi / side * torch.tensor(_HALF_WAVES, device=device)
+    middles = (torch.arange(side, device=device) + 0.5) / side
+    angles = torch.pi * middles[:, None] * torch.tensor(_HALF_WAVES, device=device)
     waves = torch.cat([angles.sin(), angles.cos()], dim=1)
     rows, columns = waves[:, None].expand(-1, side, -1), waves[None].expand(side, -1, -1)
     return torch.cat([rows, columns], dim=-1).flatten(0, 1)

@@ -44,7 +44,16 @@ def test_a_model_trained_on_direct_primitives_is_shown_such(lively: LoadedVideoL
     loaded = replace(lively, primitives=("direct", "re-encoded"))
     assert asked(loaded, asked_cache) == "direct"
     assert asked(loaded, asked_cache, way="reencode") == "re-encoded"
-    assert notes(loaded, AskConfig()) == []
+    assert notes(loaded, AskConfig()) == notes(loaded, AskConfig(way="reencode")) == []
+
+
+def test_a_model_trained_on_direct_primitives_alone_notes_that_videos_are_re_encoded(lively: LoadedVideoLM):
+    loaded = replace(lively, primitives=("direct",))
+    expected = "videos are re-encoded: the Delta-encoder was trained on direct primitives"
+    assert notes(loaded, AskConfig(way="reencode")) == [expected]
+    assert expected in notes(loaded, AskConfig(adaptive=True))
+    assert notes(loaded, AskConfig()) == notes(loaded, AskConfig(way="direct")) == []
+    assert notes(loaded, AskConfig(way="reencode", delta="off")) == []
 
 
 def test_what_cannot_be_read_directly_is_re_encoded_unless_that_was_ruled_out(lively: LoadedVideoLM, tmp_path: Path):

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
+from cope_cli.bench.adaptive import measure_adaptive
 from cope_cli.bench.direct import measure_direct
 from cope_cli.bench.encode import measure_encode
 from cope_cli.bench.extract import STEPS, measure_extract
@@ -127,7 +129,9 @@ def test_a_benchmark_of_files_asks_for_files():
 
 
 def test_direct_stands_beside_encode_and_extract(video: Path):
-    (cost,) = measure_direct([video], ENCODE, EXTRACT, rounds=1)
+    report = measure_direct([video], ENCODE, EXTRACT, rounds=1)
+    (cost,) = report.costs
+    assert report.errors == {}
     assert (cost.codec, cost.width_px, cost.height_px, cost.num_frames) == ("h264", 96, 64, 48)
     assert 0 < cost.ratio == cost.direct.cpu_seconds / cost.re_encoded.cpu_seconds
     for way in (cost.direct, cost.re_encoded):
@@ -143,5 +147,38 @@ def test_both_ways_and_both_windows_are_printed(video: Path, flag: str):
     assert shown.exit_code == 0, shown.output
     for word in ("re-encoded", "direct") if flag == "--direct" else ("fixed", "adaptive"):
         assert word in shown.stdout
-    (record,) = json.loads(CliRunner().invoke(app, [*args, "--json"]).stdout)
+    found = json.loads(CliRunner().invoke(app, [*args, "--json"]).stdout)
+    (record,) = found["costs"] if flag == "--direct" else found
     assert record["video"] == "a.mp4"
+
+
+def test_what_cannot_be_read_directly_is_listed_and_the_rest_measured(video: Path, tmp_path: Path):
+    broken, webm = tmp_path / "a.mp4", tmp_path / "b.webm"
+    broken.write_bytes(b"no video")
+    write_video(webm, pictures(12), codec="libvpx-vp9", options={})
+    shutil.copy(video, tmp_path / "c.mp4")
+    args = ["bench", "--direct", str(tmp_path), "--fusion", "4", "--grid", "32", "--rounds", "1"]
+    shown = CliRunner().invoke(app, args)
+    assert shown.exit_code == 1
+    assert "c.mp4" in shown.stdout and "a.mp4" not in shown.stdout
+    assert "2 of 3 failed" in shown.stderr and "exports no motion vectors" in shown.stderr
+    as_json = CliRunner().invoke(app, [*args, "--json"])
+    assert as_json.exit_code == 1
+    found = json.loads(as_json.stdout)
+    assert [cost["video"] for cost in found["costs"]] == ["c.mp4"]
+    assert set(found["errors"]) == {str(broken), str(webm)}
+    assert all(error["type"] == "VideoError" and error["message"] for error in found["errors"].values())
+    (tmp_path / "c.mp4").unlink()
+    nothing = CliRunner().invoke(app, args)
+    assert nothing.exit_code == 1 and not nothing.stdout.strip()
+
+
+@pytest.mark.parametrize("fusion", [3, 250])
+def test_windows_that_cannot_be_adaptive_are_refused_before_anything_is_encoded(
+    video: Path, fusion: int, monkeypatch: pytest.MonkeyPatch
+):
+    encoded: list[Path] = []
+    monkeypatch.setattr("cope_cli.bench.adaptive.transcode", lambda source, *rest: encoded.append(source))
+    with pytest.raises(UsageError, match=f"{fusion}: expected 4 to 200"):
+        measure_adaptive([video], ENCODE, fusion)
+    assert encoded == []

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from typer.testing import CliRunner
 
 from cope_cli.api.questions import QuestionsRecord
@@ -106,7 +108,7 @@ def test_a_codec_without_vectors_lacks_the_direct_row_and_says_why(tmp_path: Pat
     video = write_video(tmp_path / "v.webm", pictures(12), codec="libvpx-vp9", options={})
     report = measure_sensitivity([video], ENCODE, EXTRACT, values=VALUES)
     assert "direct" not in {cost.value for cost in report.costs}
-    assert "exports no motion vectors" in report.not_direct["v.webm"]
+    assert "exports no motion vectors" in report.not_direct[str(video)]
 
 
 def test_the_model_is_asked_once_per_setting_with_its_encoding(video: Path, tmp_path: Path, monkeypatch):
@@ -149,7 +151,7 @@ def test_questions_about_videos_without_vectors_lack_the_direct_row_alone(tmp_pa
     asked = Asked(loaded=None, questions=tmp_path / "qa.json", config=AskConfig())
     report = measure_sensitivity([], ENCODE, EXTRACT, values=VALUES, asked=asked)
     assert [a.value for a in report.answers if a.factor == "codec"] == ["MPEG-4"]
-    assert report.not_direct == {"qa.json": "question a: exports no motion vectors"}
+    assert report.not_direct == {str(asked.questions): "question a: exports no motion vectors"}
 
 
 def test_without_p_slots_there_is_no_error_to_show(tmp_path: Path, monkeypatch, capsys):
@@ -166,6 +168,44 @@ def test_without_p_slots_there_is_no_error_to_show(tmp_path: Path, monkeypatch, 
     bench(videos=[str(video)], sensitivity=True)
     rows = [line.split() for line in capsys.readouterr().out.splitlines() if "kB" in line]
     assert rows and all(row.count("-") == 2 for row in rows)
+
+
+def test_videos_of_one_name_keep_tables_of_their_own(tmp_path: Path, monkeypatch, capsys):
+    from cope_cli.cli import show
+    from cope_cli.cli.bench import bench
+
+    for folder in ("one", "two"):
+        (tmp_path / folder).mkdir()
+    one = write_video(tmp_path / "one" / "v.mp4", pictures(12))
+    two = write_video(tmp_path / "two" / "v.mp4", pictures(12), codec="mjpeg", pix_fmt="yuvj420p", options={})
+    report = measure_sensitivity([one, two], ENCODE, EXTRACT, values=VALUES)
+    counts = {video: sum(cost.video == str(video) for cost in report.costs) for video in (one, two)}
+    assert counts[one] == counts[two] + 1 == len(settings_of(ENCODE, VALUES))
+    assert set(report.not_direct) == {str(two)}
+    show.out.file = None  # the stream that is captured now
+    monkeypatch.setattr(module, "measure_sensitivity", lambda *arguments, **options: report)
+    bench(videos=[str(tmp_path)], sensitivity=True)
+    first, second = capsys.readouterr().out.split("two/v.mp4: one factor at a time")
+    assert "one/v.mp4: one factor at a time" in first and str(tmp_path) not in first
+    assert "direct h264" in first and "not read directly" not in first
+    assert "direct h264" not in second and "not read directly" in second
+
+
+def test_no_marker_is_cut_off_at_the_top(report: SensitivityReport, tmp_path: Path, monkeypatch):
+    figures: list[Figure] = []
+    monkeypatch.setattr(Figure, "savefig", lambda self, path, **options: (figures.append(self), path.touch()))
+    costs = tuple(
+        replace(cost, bytes_per_second=1e5 + 10 * number, video=str(tmp_path / f"{number % 2}" / "v.mp4"))
+        for number, cost in enumerate(report.costs)
+    )
+    draw_sensitivity(replace(report, costs=costs), tmp_path / "a.png")
+    (figure,) = figures
+    figure.draw_without_rendering()
+    for axes in figure.axes:
+        for line in axes.lines:
+            tops = axes.transData.transform(line.get_xydata())[:, 1] + line.get_markersize() * figure.dpi / 72 / 2
+            assert tops.max(initial=0) < axes.bbox.y1
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["0/v.mp4", "1/v.mp4"]
 
 
 def test_the_picture_and_the_tables(video: Path, report: SensitivityReport, tmp_path: Path, monkeypatch, capsys):

@@ -211,6 +211,19 @@ def test_an_iframe_says_that_it_has_no_vectors(window, keys):
     assert "I-frame, 210 tokens (RGB)" in window.summary
 
 
+def test_an_adaptive_slot_says_how_long_its_window_is(chromium, filled_cache, tmp_path):
+    found = find_entry(str(filled_cache.source), filled_cache.cache, fusion_frames=12, adaptive=True)
+    primitives, path = Primitives(found.entry), tmp_path / "index.html"
+    plans = plans_of(primitives)
+    write_page(primitives, slot_rows(primitives, range(2), plans), plans, path, start_slot=1)
+    window = Window(chromium)
+    window.open(path)
+    assert f": P-frame of a window of {primitives.window_frames(1)} frames, 10 tokens" in window.summary
+    window.click("#row-kind rect")
+    assert "I-frame, 210 tokens" in window.summary
+    assert window.complaints == []
+
+
 def test_keyframes_change_the_tokens_of_the_slots(window, keys):
     window.press(keys.END, keys.ARROW_LEFT)
     heights = "return [...document.querySelectorAll('#row-tokens rect')].map(r => r.height.baseVal.value > 50)"

@@ -67,6 +67,21 @@ def test_text_prints_a_row_per_slot_and_writes_nothing(inspect, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_adaptive_windows_show_their_lengths_in_table_and_json(filled_cache):
+    def inspect(*args: str) -> str:
+        command = ["inspect", str(filled_cache.source), "--cache", str(filled_cache.root), "--text", *args]
+        return CliRunner().invoke(app, command).stdout
+
+    rows = json.loads(inspect("--fusion", "auto:12", "--json"))["rows"]
+    lines = [line.split() for line in inspect("--fusion", "auto:12").splitlines()]
+    shown = [line[5] for line in lines if line and line[0].isdigit()]
+    assert "window," in next(line for line in lines if "slot" in line)
+    assert shown == [str(row["window_frames"] or "-") for row in rows]
+    assert len(set(shown)) > 1
+    assert "window, frames" not in inspect("--fusion", "10")
+    assert {row["window_frames"] for row in json.loads(inspect("--fusion", "10", "--json"))["rows"]} == {None}
+
+
 def test_json_holds_slots_plans_and_files(inspect, shared_cache, tmp_path):
     record = json.loads(inspect("--html", "--slot", "4", "--json").stdout)
     assert record["entry"] == shared_cache.primitives

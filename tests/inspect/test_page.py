@@ -106,5 +106,8 @@ def test_the_page_says_how_its_primitives_were_made(filled_cache, tmp_path, is_d
         entry = find_entry(str(filled_cache.source), filled_cache.cache, fusion_frames=12, adaptive=True).entry
     primitives, path = Primitives(entry), tmp_path / "index.html"
     plans = plans_of(primitives)
-    write_page(primitives, slot_rows(primitives, range(1), plans), plans, path, start_slot=0)
-    assert about in data_of(path.read_text(encoding="utf-8"))["about"]
+    write_page(primitives, slot_rows(primitives, range(2), plans), plans, path, start_slot=0)
+    data = data_of(path.read_text(encoding="utf-8"))
+    assert about in data["about"]
+    window = None if is_direct else primitives.window_frames(1)
+    assert [slot["window_frames"] for slot in data["slots"]] == [None, window]

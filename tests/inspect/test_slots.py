@@ -8,6 +8,7 @@ import pytest
 from cope_cli.cache.primitives import Primitives
 from cope_cli.codec.fusion import warp
 from cope_cli.errors import UsageError
+from cope_cli.inspect.entry import find_entry
 from cope_cli.inspect.slots import liveliest_slot, plans_of, slot_pictures, slot_range, slot_rows
 
 
@@ -51,6 +52,16 @@ def test_the_tokens_of_all_slots_are_those_of_the_plan(primitives):
     assert [row.tokens[0] for row in rows] == [210, 10, 10] * 2 + [210, 10]
     assert [row.is_iframe for row in rows] == [True, False, False] * 2 + [True, False]
     assert [row.energy is None for row in rows] == [row.is_iframe for row in rows]
+
+
+def test_only_p_slots_of_adaptive_windows_have_a_length_of_their_own(primitives, filled_cache):
+    assert {row.window_frames for row in slot_rows(primitives, range(8), plans_of(primitives))} == {None}
+    entry = find_entry(str(filled_cache.source), filled_cache.cache, fusion_frames=12, adaptive=True).entry
+    adaptive = Primitives(entry)
+    rows = slot_rows(adaptive, range(len(adaptive.slots)), plans_of(adaptive))
+    for before, row in zip([None, *rows], rows, strict=False):
+        assert row.window_frames == (None if row.is_iframe else row.frame - before.frame)
+    assert {row.window_frames for row in rows} - {None, 12}
 
 
 def test_a_pan_by_two_pixels_a_frame_moves_twenty_in_a_window_of_ten(primitives):

@@ -140,7 +140,7 @@ def test_an_equal_number_of_slots_is_found():
     spans = [GopSpan(start_frame=0, num_frames=200)]
     energies = [0.1] * 100 + [3.0] * 100
     fixed = slots_of(spans, 10)
-    _, adaptive = matched_slots(spans, energies, len(fixed), 10)
+    _, adaptive = matched_slots(spans, energies, len(fixed), ExtractConfig(fusion_frames=10, adaptive=True))
     assert abs(len(adaptive) - len(fixed)) <= 2
     assert sum(slot.frame >= 100 for slot in adaptive) > 12
 

@@ -75,8 +75,10 @@ def notes(loaded: LoadedVideoLM, config: AskConfig) -> list[str]:
         )
     if loaded.model.delta_encoder is not None and config.delta == "on":
         trained = " and ".join(loaded.primitives)
-        if config.way == "direct" and DIRECT not in loaded.primitives:
-            found.append(f"videos are read directly: the Delta-encoder was trained on {trained} primitives")
+        is_direct = is_direct_tried(loaded, config)
+        if (DIRECT if is_direct else "re-encoded") not in loaded.primitives:
+            way = "read directly" if is_direct else "re-encoded"
+            found.append(f"videos are {way}: the Delta-encoder was trained on {trained} primitives")
     return found
 
 

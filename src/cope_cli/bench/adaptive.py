@@ -84,24 +84,29 @@ def measure_adaptive(
     Args:
         videos: source files.
         encode: how to encode them.
-        fusion_frames: the fixed window, at least 4.
+        fusion_frames: the fixed window, 4 to 200: one that adaptive windows can be around.
         on_progress: called with (videos done, videos in all).
+
+    Raises:
+        UsageError: a fusion window out of range.
+        VideoError: a video cannot be used.
     """
+    config = ExtractConfig(fusion_frames=fusion_frames, adaptive=True)
     records = []
     with tempfile.TemporaryDirectory(prefix="cope-bench-") as folder:
         for index, video in enumerate(videos):
             on_progress(index, len(videos))
             encoded = Path(folder) / "encoded.mp4"
             transcode(video, encoded, encode)
-            records.append(_measure(video.name, encoded, fusion_frames))
+            records.append(_measure(video.name, encoded, config))
     return records
 
 
-def _measure(name: str, encoded: Path, fusion_frames: int) -> AdaptiveRecord:
+def _measure(name: str, encoded: Path, config: ExtractConfig) -> AdaptiveRecord:
     spans, parts = read_gop_spans(encoded), frame_parts(encoded)
     energies = [motion / 2 + residual / 2 for motion, residual in parts]
-    fixed = slots_of(spans, fusion_frames)
-    energy, adaptive = matched_slots(spans, energies, len(fixed), fusion_frames)
+    fixed = slots_of(spans, config.fusion_frames)
+    energy, adaptive = matched_slots(spans, energies, len(fixed), config)
     errors = _Errors(encoded)
     inner = np.array(
         [part for span in spans for part in parts[span.start_frame + 1 : span.start_frame + span.num_frames]]
@@ -109,7 +114,7 @@ def _measure(name: str, encoded: Path, fusion_frames: int) -> AdaptiveRecord:
     means = inner.mean(axis=0) if len(inner) else np.zeros(2)
     return AdaptiveRecord(
         video=name,
-        fusion_frames=fusion_frames,
+        fusion_frames=config.fusion_frames,
         num_frames=len(parts),
         energy=energy,
         mean_motion=float(means[0]),
@@ -120,10 +125,9 @@ def _measure(name: str, encoded: Path, fusion_frames: int) -> AdaptiveRecord:
 
 
 def matched_slots(
-    spans: Sequence[GopSpan], energies: Sequence[float], num_slots: int, fusion_frames: int
+    spans: Sequence[GopSpan], energies: Sequence[float], num_slots: int, config: ExtractConfig
 ) -> tuple[float, list[Slot]]:
     """Return the threshold that gives at most `num_slots` adaptive slots and as many of them as can be, and these."""
-    config = ExtractConfig(fusion_frames=fusion_frames, adaptive=True)
 
     def slots(energy: float) -> list[Slot]:
         return adaptive_slots(

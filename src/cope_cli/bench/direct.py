@@ -17,6 +17,7 @@ from cope_cli.bench.warp import WarpRecord, warp_errors
 from cope_cli.cache.primitives import Primitives
 from cope_cli.cache.store import Cache
 from cope_cli.config import DirectConfig, EncodeConfig, ExtractConfig
+from cope_cli.errors import CopeError
 from cope_cli.stages.direct import extract_direct
 from cope_cli.stages.encode import encode_video
 from cope_cli.stages.extract import extract_video
@@ -75,6 +76,19 @@ class DirectCost:
         return self.direct.cpu_seconds / self.re_encoded.cpu_seconds
 
 
+@dataclass(frozen=True, kw_only=True)
+class DirectReport:
+    """Both ways for all videos.
+
+    Attributes:
+        costs: of the videos that could be measured, in their order.
+        errors: why the others could not, by path: not to be read directly, or broken.
+    """
+
+    costs: tuple[DirectCost, ...]
+    errors: dict[str, CopeError]
+
+
 def measure_direct(
     videos: Sequence[Path],
     encode: EncodeConfig,
@@ -82,26 +96,26 @@ def measure_direct(
     *,
     rounds: int = 5,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
-) -> list[DirectCost]:
-    """Measure every video.
+) -> DirectReport:
+    """Measure every video; one that fails is left out and does not stop the others.
 
     Args:
-        videos: files that can be read directly.
+        videos: source files.
         encode: how the other way encodes.
         extract: fusion window and grid of both.
         rounds: runs of each way, interleaved; the medians are reported.
         on_progress: called with (rounds done, rounds in all).
-
-    Raises:
-        VideoError: a video cannot be read directly.
     """
-    costs = []
+    costs, errors = [], {}
     for number, video in enumerate(videos):
         with tempfile.TemporaryDirectory(prefix="cope-bench-") as folder:
             done = number * rounds
             report = lambda count, done=done: on_progress(done + count, len(videos) * rounds)  # noqa: E731
-            costs.append(_measure(video, Cache(Path(folder)), encode, extract, rounds, report))
-    return costs
+            try:
+                costs.append(_measure(video, Cache(Path(folder)), encode, extract, rounds, report))
+            except CopeError as error:
+                errors[str(video)] = error
+    return DirectReport(costs=tuple(costs), errors=errors)
 
 
 def _measure(

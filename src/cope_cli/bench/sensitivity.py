@@ -66,7 +66,7 @@ class SettingCost:
     """What one setting gives of one video.
 
     Attributes:
-        video: the file's name.
+        video: the file's path.
         factor: what is changed.
         value: to what.
         is_default: whether that is the default.
@@ -124,8 +124,8 @@ class SensitivityReport:
     Attributes:
         costs: by video, then in the order of the settings.
         answers: in the order of the settings; empty without a model.
-        not_direct: videos that cannot be read directly, and files of questions about such, and why; the setting is left
-            out for them.
+        not_direct: paths of videos that cannot be read directly, and of files of questions about such, and why; the
+            setting is left out for them.
     """
 
     costs: tuple[SettingCost, ...]
@@ -203,7 +203,7 @@ def measure_sensitivity(
             except VideoError as error:
                 if setting.encode is not None:
                     raise
-                not_direct[video.name] = error.message
+                not_direct[str(video)] = error.message
                 continue
             cost = known[setting.encode]
             costs.append(replace(cost, factor=setting.factor, value=setting.value, is_default=setting.is_default))
@@ -232,7 +232,7 @@ def _measure(video: Path, setting: Setting, extract: ExtractConfig) -> SettingCo
             encoded = encode_video(video, cache, setting.encode).name
             stream, name = cache.encoded_folder / f"{encoded}.mp4", extract_video(encoded, cache, extract).name
         cpu_seconds = time.process_time() - start
-        return _cost(video.name, setting, cache, name, read_coding(stream), cpu_seconds)
+        return _cost(str(video), setting, cache, name, read_coding(stream), cpu_seconds)
 
 
 def _cost(
@@ -272,7 +272,7 @@ def _answers(
         except VideoError as error:
             if setting.encode is not None:
                 raise
-            not_direct[asked.questions.name] = error.message
+            not_direct[str(asked.questions)] = error.message
             continue
         num_expected, num_equal = known[setting.encode]
         found.append(

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cope_cli.bench.sensitivity import FACTORS, SensitivityReport, SettingAnswers, SettingCost
+from cope_cli.stages.sources import short_names
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -20,6 +21,9 @@ MEASURES: dict[str, Callable[[SettingCost], float]] = {
     "cache, kB per slot": lambda cost: cost.cache_bytes_per_slot / 1e3,
     "CPU, s": lambda cost: cost.cpu_seconds,
 }
+
+#: How much higher a row is than its highest value, so that markers there are not cut off.
+_HEADROOM = 1.1
 
 
 def draw_sensitivity(report: SensitivityReport, path: Path) -> None:
@@ -36,19 +40,19 @@ def draw_sensitivity(report: SensitivityReport, path: Path) -> None:
     figure = Figure(figsize=(3 * len(FACTORS), 2.2 * len(names)), layout="constrained")
     FigureCanvasAgg(figure)
     grid = figure.subplots(len(names), len(FACTORS), squeeze=False, sharey="row", sharex="col")
-    videos = list(dict.fromkeys(cost.video for cost in report.costs))
+    videos = short_names(cost.video for cost in report.costs)
     for column, factor in enumerate(FACTORS):
         for row, measure in enumerate(MEASURES.values()):
-            for video in videos:
+            for video, label in videos.items():
                 costs = [cost for cost in report.costs if (cost.video, cost.factor) == (video, factor)]
-                _draw_line(grid[row, column], costs, [measure(cost) for cost in costs], video)
+                _draw_line(grid[row, column], costs, [measure(cost) for cost in costs], label)
         if report.answers:
             answers = [answer for answer in report.answers if answer.factor == factor]
             _draw_line(grid[-1, column], answers, [100 * answer.accuracy for answer in answers], "model")
         grid[-1, column].set_xlabel(factor)
     for row, name in enumerate(names):
         grid[row, 0].set_ylabel(name)
-        grid[row, 0].set_ylim(bottom=0)
+        grid[row, 0].set_ylim(0, _HEADROOM * grid[row, 0].get_ylim()[1])
     figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=len(videos))
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}")

@@ -2,21 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
 from cope_cli.cli import show
 from cope_cli.cli.bench_data import FileRun, measured
 
+if TYPE_CHECKING:
+    from cope_cli.bench.direct import DirectCost
+
 
 def direct(run: FileRun) -> None:
-    """Show what reading a file directly costs and gives, beside re-encoding it."""
+    """Show what reading a file directly costs and gives, beside re-encoding it; exits with 1 if a video failed."""
     from cope_cli.bench.direct import measure_direct
 
-    costs = measured(
+    report = measured(
         "rounds",
-        lambda report: measure_direct(run.videos, run.encode, run.extract, rounds=run.rounds, on_progress=report),
+        lambda progress: measure_direct(run.videos, run.encode, run.extract, rounds=run.rounds, on_progress=progress),
     )
     if run.json:
-        show.print_json(costs)
-        return
+        show.print_json(report)
+    elif report.costs:
+        _show_direct(report.costs, run)
+    show.fail_with(list(report.errors.values()), len(run.videos))
+
+
+def _show_direct(costs: Sequence[DirectCost], run: FileRun) -> None:
     show.print_table(
         f"From file to primitives, CPU s, grid {run.extract.grid_px}, s = {run.extract.fusion_frames}, "
         f"--short-side {run.encode.short_side_px}, medians of {run.rounds}",

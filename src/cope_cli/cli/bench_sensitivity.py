@@ -59,11 +59,14 @@ def _asked(model: str, questions: Path, device: str, num_new_tokens: int, runs: 
 
 
 def _show(report: SensitivityReport, run: FileRun) -> None:
+    from cope_cli.stages.sources import short_names
+
     extract = run.extract
-    for video in run.videos:
-        costs = [cost for cost in report.costs if cost.video == video.name]
+    names = short_names(map(str, run.videos))
+    for video, name in names.items():
+        costs = [cost for cost in report.costs if cost.video == video]
         show.print_table(
-            f"{video.name}: one factor at a time from *; grid {extract.grid_px}, s = {extract.fusion_frames}",
+            f"{name}: one factor at a time from *; grid {extract.grid_px}, s = {extract.fusion_frames}",
             ["factor", "value", "video/s", "slot before", "warped", "intra blocks", "cache/slot", "CPU s"],
             [
                 (
@@ -79,8 +82,8 @@ def _show(report: SensitivityReport, run: FileRun) -> None:
                 for cost in costs
             ],
         )
-        if video.name in report.not_direct:
-            show.out.print(f"not read directly: {report.not_direct[video.name]}", highlight=False, markup=False)
+        if video in report.not_direct:
+            show.out.print(f"not read directly: {report.not_direct[video]}", highlight=False, markup=False)
     if report.answers:
         show.print_table(
             "Answers equal to those of the file, by how its videos are encoded; * is the default",
@@ -96,8 +99,8 @@ def _show(report: SensitivityReport, run: FileRun) -> None:
                 for a in report.answers
             ],
         )
-    for name in report.not_direct.keys() - {video.name for video in run.videos}:
-        show.out.print(f"{name} not asked directly: {report.not_direct[name]}", highlight=False, markup=False)
+    for questions in report.not_direct.keys() - names.keys():
+        show.out.print(f"{questions} not asked directly: {report.not_direct[questions]}", highlight=False, markup=False)
 
 
 def _value(value: str, is_default: bool) -> str:

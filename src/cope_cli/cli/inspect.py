@@ -68,11 +68,13 @@ def inspect(
 
 def _print_table(record: InspectRecord) -> None:
     """Print a row per slot, then the token plans."""
-    columns = ["slot", "time", "GOP", "", "tokens, K = 1", "motion", "longest", "moved", "residual", "rms"]
+    has_windows = any(row.window_frames is not None for row in record.rows)
+    columns = ["slot", "time", "GOP", "", *(["window, frames"] if has_windows else []), "tokens, K = 1"]
+    columns += ["motion", "longest", "moved", "residual", "rms"]
     show.print_table(
         f"{record.entry}: motion in pixels of the stream, residual in levels of 0..255",
         columns,
-        [_row(row) for row in record.rows],
+        [_row(row, has_window=has_windows) for row in record.rows],
     )
     for plan in record.plans:
         show.out.print(
@@ -82,8 +84,10 @@ def _print_table(record: InspectRecord) -> None:
         )
 
 
-def _row(row: SlotRow) -> tuple[str, ...]:
-    head = (str(row.slot), f"{row.seconds:.2f} s", str(row.gop), "I" if row.is_iframe else "P", str(row.tokens[0]))
+def _row(row: SlotRow, *, has_window: bool) -> tuple[str, ...]:
+    window = [str(row.window_frames or "-")] if has_window else []
+    kind = "I" if row.is_iframe else "P"
+    head = (str(row.slot), f"{row.seconds:.2f} s", str(row.gop), kind, *window, str(row.tokens[0]))
     if row.energy is None:
         return (*head, *"-----")
     energy = row.energy

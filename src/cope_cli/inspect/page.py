@@ -194,6 +194,7 @@ def _slot(row: SlotRow, pictures: SlotPictures) -> dict[str, Any]:
         "seconds": round(row.seconds, 4),
         "gop": row.gop,
         "is_iframe": row.is_iframe,
+        "window_frames": row.window_frames,
         "tokens": row.tokens,
         "vectors": vectors,
         "frame_image": _image(pictures.frame),

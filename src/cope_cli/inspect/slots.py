@@ -32,6 +32,8 @@ class SlotRow:
         seconds: its time.
         gop: index of its GOP.
         is_iframe: I-frame slot or P-frame slot.
+        window_frames: length of its own window, in frames of the encoded stream, where windows are adaptive; None for
+            an I-frame slot, and where all windows are of one length.
         tokens: what it costs at each of `KEYFRAMES`; 0 where its GOP is not shown.
         energy: what happened since the slot before; None for an I-frame slot.
     """
@@ -41,6 +43,7 @@ class SlotRow:
     seconds: float
     gop: int
     is_iframe: bool
+    window_frames: int | None
     tokens: tuple[int, ...]
     energy: SlotEnergy | None
 
@@ -127,6 +130,7 @@ def slot_rows(
         {planned.slot: plan.costs.rgb if planned.is_rgb else plan.costs.delta for planned in plan.slots}
         for plan in plans
     ]
+    is_adaptive = primitives.config.adaptive
     rows = []
     for done, slot in enumerate(slots):
         is_iframe = bool(table.is_iframe[slot])
@@ -137,6 +141,7 @@ def slot_rows(
                 seconds=float(table.seconds[slot]),
                 gop=int(table.gop[slot]),
                 is_iframe=is_iframe,
+                window_frames=primitives.window_frames(slot) if is_adaptive and not is_iframe else None,
                 tokens=tuple(cost.get(slot, 0) for cost in costs),
                 energy=None if is_iframe else slot_energy(primitives.motion(slot), primitives.residual(slot)),
             )

@@ -58,6 +58,18 @@ def _videos_below(folder: Path) -> Iterable[Path]:
             yield file
 
 
+def short_names(paths: Iterable[str]) -> dict[str, str]:
+    """Return for each path as much of its end as no other of them ends with: its name, or folders before it too."""
+    parts = {path: Path(path).parts for path in paths}
+    names = {}
+    for path, own in parts.items():
+        num = 1
+        while num < len(own) and sum(other[-num:] == own[-num:] for other in parts.values()) > 1:
+            num += 1
+        names[path] = str(Path(*own[-num:]))
+    return names
+
+
 def source_record(path: Path, known: Mapping[str, Any] | None) -> dict[str, Any]:
     """Describe a source file for a manifest: path, size, time, hash.
 

@@ -1,11 +1,12 @@
 """Trains cope-tiny from nothing with the project's own commands, stage by stage: `python -m tools.tiny --out DIR`.
 
 ```
-scenes, encode, extract     clips with one object, with one to four, and for tests; primitives and RGB slots
-vision                      the vision tower, on still frames
+scenes, encode, extract     clips with one object and with one to four, for training, validation and tests
+vision                      the vision tower, on still pictures
 pretrain                    the Delta-encoder
 finetune-one, finetune-all  the VideoLM: one object first, then all
-evaluate-*                  right answers on test clips: Delta-tokens on, zeroed, left out
+evaluate-val-*              right answers on validation clips, to choose by
+evaluate-test-*             right answers on test clips, once: Delta-tokens on, zeroed, left out
 ```
 
 A finished stage is not run again, an interrupted one goes on where it was: just start it again. `DIR/log.json` has the
@@ -33,8 +34,9 @@ class Recipe:
     Attributes:
         num_one: training clips with one object.
         num_all: training clips with one to four.
+        num_val: validation clips of each of the two worlds.
         num_test: test clips of each of the two worlds.
-        vision_steps: of 32 frames.
+        vision_steps: of 32 pictures.
         pretrain_steps: of `pretrain_batch` pairs of slots.
         pretrain_batch: pairs in a step.
         one_steps: finetuning steps on one object, of `finetune_batch` packs.
@@ -45,14 +47,15 @@ class Recipe:
         seed: of everything.
     """
 
-    num_one: int = 1000
-    num_all: int = 2000
+    num_one: int = 3000
+    num_all: int = 4000
+    num_val: int = 200
     num_test: int = 600
-    vision_steps: int = 1200
-    pretrain_steps: int = 4000
+    vision_steps: int = 700
+    pretrain_steps: int = 2500
     pretrain_batch: int = 16
-    one_steps: int = 800
-    all_steps: int = 1700
+    one_steps: int = 1000
+    all_steps: int = 1500
     finetune_batch: int = 8
     pack: int = 14
     rounds: int = 3
@@ -147,6 +150,8 @@ def _data_stages(recipe: Recipe, folder: Path, workers: int) -> list[Stage]:
     sets = [
         ("one", recipe.num_one, "1", "train", "cache"),
         ("all", recipe.num_all, "1-4", "train", "cache"),
+        ("val-one", recipe.num_val, "1", "val", "cache-val"),
+        ("val-all", recipe.num_val, "1-4", "val", "cache-val"),
         ("test-one", recipe.num_test, "1", "test", "cache-test"),
         ("test-all", recipe.num_test, "1-4", "test", "cache-test"),
     ]
@@ -159,7 +164,7 @@ def _data_stages(recipe: Recipe, folder: Path, workers: int) -> list[Stage]:
         encode = ["encode", str(out / "clips"), "--workers", str(workers)]
         found.append(Stage(name=f"scenes-{name}", arguments=scenes, cache=cache))
         found.append(Stage(name=f"encode-{name}", arguments=encode, cache=cache))
-    for cache, stored in (("cache", "all"), ("cache-test", "1")):
+    for cache, stored in (("cache", "all"), ("cache-val", "all"), ("cache-test", "1")):
         extract = ["extract", "--fusion", "30", "--grid", "128", "--frame-size", "128", "--store-frames", stored]
         found.append(Stage(name=f"extract-{cache}", arguments=[*extract, "--workers", str(workers)], cache=cache))
     return found
@@ -168,7 +173,8 @@ def _data_stages(recipe: Recipe, folder: Path, workers: int) -> list[Stage]:
 def _training_stages(recipe: Recipe, folder: Path) -> list[Stage]:
     runs, scenes = folder / "runs", folder / "scenes"
     common = ["--grid", "128", "--seed", str(recipe.seed), "--log-steps", "20", "--save-steps", "200"]
-    vision = ["train", "vision", "--data", str(scenes / "one"), "--data", str(scenes / "all"), "--run", "vision"]
+    vision = ["train", "vision", "--data", str(scenes / "val-one"), "--data", str(scenes / "val-all")]
+    vision += ["--run", "vision"]
     vision += ["--steps", str(recipe.vision_steps), "--batch-size", "32", *common]
     pretrain = ["train", "pretrain", "--model", str(runs / "vision"), "--recipe", "small", "--delta-preset", "tiny"]
     pretrain += ["--steps", str(recipe.pretrain_steps), "--batch-size", str(recipe.pretrain_batch), "--lr", "1e-3"]
@@ -190,7 +196,7 @@ def _training_stages(recipe: Recipe, folder: Path) -> list[Stage]:
     everything = [*finetune, "--model", str(runs / "one"), "--run", "all", "--steps", str(recipe.all_steps)]
     everything += ["--data", str(scenes / "recipe.yaml")]
     return [
-        Stage(name="vision", arguments=vision, run="vision"),
+        Stage(name="vision", arguments=vision, run="vision", cache="cache-val"),
         Stage(name="pretrain", arguments=pretrain, run="pretrain"),
         Stage(name="finetune-one", arguments=one, run="one"),
         Stage(name="finetune-all", arguments=everything, run="all"),
@@ -198,15 +204,16 @@ def _training_stages(recipe: Recipe, folder: Path) -> list[Stage]:
 
 
 def _evaluations(folder: Path) -> list[Stage]:
-    found = []
-    for run, data in (("one", "test-one"), ("all", "test-one"), ("all", "test-all")):
-        for delta in ("on", "zero", "off"):
-            questions = folder / "scenes" / data / "questions.json"
-            name = f"evaluate-{run}-{data}-{delta}"
-            arguments = ["bench", "--accuracy", run, "--data", str(questions), "--delta", delta]
-            arguments += ["--out", str(folder / "results" / name)]
-            found.append(Stage(name=name, arguments=arguments, cache="cache-test"))
-    return found
+    def evaluate(run: str, split: str, world: str, delta: str) -> Stage:
+        name = f"evaluate-{split}-{run}-on-{world}-{delta}"
+        questions = folder / "scenes" / f"{split}-{world}" / "questions.json"
+        arguments = ["bench", "--accuracy", run, "--data", str(questions), "--delta", delta]
+        arguments += ["--out", str(folder / "results" / name)]
+        return Stage(name=name, arguments=arguments, cache=f"cache-{split}")
+
+    pairs = [("one", "one"), ("all", "one"), ("all", "all")]
+    val = [evaluate(run, "val", world, "on") for run, world in pairs]
+    return val + [evaluate(run, "test", world, delta) for run, world in pairs for delta in ("on", "zero", "off")]
 
 
 def write_recipe(folder: Path) -> None:

@@ -81,7 +81,7 @@ def test_the_parts_give_the_models_own_input_and_first_token(runner: Runner) -> 
     with torch.no_grad():
         torch.testing.assert_close(embeddings, runner.model.embed(batch))
         expected = runner.model(batch).logits[:, -1].argmax(-1)
-        token, _ = runner._step(embeddings, None)
+        token = runner._step(embeddings, runner.model.new_cache())
     assert token.item() == expected.item()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +20,38 @@ from cope_cli.model.checkpoint import load_delta_encoder, load_videolm
 from cope_cli.model.tiny import SIZE_PX
 from cope_cli.stages.encode import encode_video
 from cope_cli.stages.extract import extract_video
+from cope_cli.stages.scenes import COLOURS
 from cope_cli.train.config import PretrainConfig, VisionConfig
 from cope_cli.train.pretrain import pretrain
 from cope_cli.train.runs import RunFolder
 from cope_cli.train.vision import HEADS_FILE, train_vision
-from cope_cli.train.vision_data import Seen, VisionDataset, patch_targets, read_clips, seen_things
+from cope_cli.train.vision_data import (
+    COLOUR_NAMES,
+    PictureDataset,
+    Seen,
+    VisionDataset,
+    patch_targets,
+    read_clips,
+    seen_things,
+)
 from cope_cli.world.groups import WorldConfig
 from cope_cli.world.write import draw_world, world_batch
 
 GRID_PX = 32
+
+
+def share_of_right_colours(samples: Iterable[Any]) -> tuple[float, int]:
+    """Of the things of some pictures, how many have their colour where their target says that they are."""
+    palette = np.array([COLOURS[name] for name in COLOUR_NAMES], np.float64)
+    right = total = 0
+    for rgb, targets in samples:
+        for patch in np.flatnonzero(targets.is_centre):
+            place = np.asarray(targets.place)[patch]
+            x, y = ((np.array([patch % 8, patch // 8]) + 0.5 + place[:2]) * 16).astype(int)
+            around = rgb[max(y - 2, 0) : y + 3, max(x - 2, 0) : x + 3].mean((0, 1))
+            found = np.abs(palette - around).sum(1).argmin()
+            right, total = right + int(found == np.asarray(targets.colour)[patch]), total + 1
+    return right / total, total
 
 
 @pytest.fixture(scope="module")
@@ -46,16 +70,17 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Cache]:
 
 def config(data: Path, **changes: Any) -> VisionConfig:
     values = {"data": (data,), "grid_px": GRID_PX, "batch_size": 4, "steps": 6, "save_steps": 3, "cpu": True}
-    return VisionConfig(**{**values, "held_out": 0.0, **changes})
+    return VisionConfig(**{**values, "num_pictures": 16, "eval_frames": 2, **changes})
 
 
 def test_a_patch_shows_what_covers_its_centre_the_nearest_of_several() -> None:
     red = Seen(colour="red", shape="circle", x=0.3, y=0.55, radius=0.16, depth=1)
     blue = Seen(colour="blue", shape="square", x=0.5, y=0.55, radius=0.16, depth=0)
-    targets = patch_targets([red, blue], 8, ["blue", "red"], ["circle", "square"])
+    targets = patch_targets([red, blue], 8)
     row = slice(4 * 8, 5 * 8)  # patch centres at y = 4.5 / 8, x = 0.5 / 8, 1.5 / 8, ...
     assert np.asarray(targets.is_seen)[row].tolist() == [False, True, True, True, True, True, False, False]
-    assert np.asarray(targets.colour)[row][1:6].tolist() == [1, 1, 0, 0, 0]  # the fourth is covered by both
+    colours = [COLOUR_NAMES[colour] for colour in np.asarray(targets.colour)[row][1:6]]
+    assert colours == ["red", "red", "blue", "blue", "blue"]  # the third is covered by both
     assert np.flatnonzero(targets.is_centre).tolist() == [4 * 8 + 2, 4 * 8 + 4]
     place = np.asarray(targets.place)[4 * 8 + 1]
     assert place == pytest.approx([(0.3 - 1.5 / 8) * 8, (0.55 - 4.5 / 8) * 8, 0.16 * 8], abs=1e-5)
@@ -71,21 +96,24 @@ def test_what_is_seen_is_where_the_picture_has_its_colour(world: tuple[Path, Cac
         ensure_frames(cache, entry, SIZE_PX, range(8))
     dataset = VisionDataset(clips, index, size_px=SIZE_PX, patches_per_side=8)
     assert len(dataset) == 16
-    from cope_cli.stages.scenes import COLOURS
-
-    palette = np.array([COLOURS[name] for name in dataset.colours], np.float64)
-    right = total = 0
-    for number in range(len(dataset)):
-        sample = dataset[number]
-        assert isinstance(sample, tuple)
-        rgb, targets = sample
-        for patch in np.flatnonzero(targets.is_centre):
-            place = np.asarray(targets.place)[patch]
-            x, y = ((np.array([patch % 8, patch // 8]) + 0.5 + place[:2]) * 16).astype(int)
-            found = np.abs(palette - rgb[y - 2 : y + 3, x - 2 : x + 3].mean((0, 1))).sum(1).argmin()
-            right, total = right + int(found == np.asarray(targets.colour)[patch]), total + 1
+    share, total = share_of_right_colours(dataset[number] for number in range(len(dataset)))
     assert total >= 16
-    assert right / total > 0.9
+    assert share > 0.9
+
+
+def test_pictures_are_drawn_anew_in_every_epoch_and_the_same_again_by_number() -> None:
+    worlds = [WorldConfig(objects="1"), WorldConfig(objects="3")]
+    dataset, again = (PictureDataset(worlds, 20, size_px=SIZE_PX, patches_per_side=8) for _ in range(2))
+    first = [dataset[number] for number in range(20)]
+    assert [targets.is_centre.sum() > 1 for _, targets in first] == [number % 2 == 1 for number in range(20)]
+    assert share_of_right_colours(first)[0] > 0.9
+    assert np.array_equal(again[19][0], first[19][0])
+    dataset.set_epoch(1)
+    assert not any(np.array_equal(dataset[number][0], first[number][0]) for number in range(20))
+    val = PictureDataset([WorldConfig(objects="1", split="val")], 1, size_px=SIZE_PX, patches_per_side=8)
+    assert not np.array_equal(val[0][0], first[0][0])
+    with pytest.raises(UsageError, match="clips of 64 pixels"):
+        PictureDataset([WorldConfig(size_px=64)], 1, size_px=SIZE_PX, patches_per_side=8)
 
 
 def test_what_happened_by_a_frame_counts(world: tuple[Path, Cache]) -> None:
@@ -121,21 +149,25 @@ def test_it_learns_resumes_exactly_and_pre_training_goes_on_from_it(world: tuple
     assert pretrained.alignment.config.width == 128
 
 
-def test_held_out_clips_are_evaluated_and_not_trained_on(world: tuple[Path, Cache], tmp_path: Path) -> None:
+def test_it_is_evaluated_on_slots_of_clips(world: tuple[Path, Cache], tmp_path: Path) -> None:
     folder, cache = world
     notes: list[str] = []
     run = RunFolder(tmp_path / "run", "vision")
-    train_vision(cache, config(folder, held_out=0.5, steps=1), run.path, on_note=notes.append)
+    train_vision(cache, config(folder, steps=1), run.path, on_note=notes.append)
     record = json.loads(run.config_file.read_text())
-    assert len(record["held_out_entries"]) == 1
-    assert set(record["cache_entries"]).isdisjoint(record["held_out_entries"])
-    assert 0 <= record["held_out"]["colour_right"] <= 1
+    assert len(record["cache_entries"]) == 2
+    assert 0 <= record["slots_of_clips"]["colour_right"] <= 1
     assert "colour_right" in notes[0]
 
 
 def test_a_folder_without_records_or_a_model_is_refused(world: tuple[Path, Cache], tmp_path: Path) -> None:
-    with pytest.raises(PathNotFoundError, match=r"scenes\.jsonl"):
+    with pytest.raises(PathNotFoundError, match=r"settings\.json"):
         train_vision(world[1], config(tmp_path), tmp_path / "run")
+    (tmp_path / "settings.json").write_text("{}")
+    with pytest.raises(DataError, match="not the settings of a world"):
+        train_vision(world[1], config(tmp_path), tmp_path / "run")
+    with pytest.raises(PathNotFoundError, match=r"scenes\.jsonl"):
+        read_clips(tmp_path)
     (tmp_path / "scenes.jsonl").write_text('{"name": "a"}\n')
     with pytest.raises(DataError, match="line 1"):
         read_clips(tmp_path)

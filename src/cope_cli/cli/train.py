@@ -58,10 +58,13 @@ app.command("costs")(train_costs.costs)
 def vision(
     data: Annotated[
         list[Path],
-        typer.Option(help="Folder of `cope scenes --num N`: the clips' records. Repeatable.", file_okay=False),
+        typer.Option(
+            help="Folder of `cope scenes --num N`: a world to draw pictures of, and clips to evaluate on. Repeatable.",
+            file_okay=False,
+        ),
     ],
-    held_out: Annotated[float, typer.Option(help="Share of the clips kept for evaluation; 0 trains on all.")] = 0.05,
-    eval_frames: Annotated[int, typer.Option(help="Held-out frames evaluated at most.")] = 1000,
+    pictures: Annotated[int, typer.Option(help="Pictures of an epoch; the next one's are others.")] = 100_000,
+    eval_frames: Annotated[int, typer.Option(help="Slots of the clips evaluated on at most.")] = 1000,
     fusion: FusionOption = 30,
     grid: GridOption = 128,
     steps: StepsOption = None,
@@ -81,12 +84,12 @@ def vision(
     cache: CacheOption = DEFAULT_CACHE,
     json: JsonOption = False,
 ) -> None:
-    """Before stage 3, for cope-tiny alone: train its vision tower from nothing, on frames of rendered clips."""
+    """Before stage 3, for cope-tiny alone: train its vision tower from nothing, on pictures of the rendered world."""
     from cope_cli.train.config import VisionConfig
 
     config = VisionConfig(
         data=tuple(data),
-        held_out=held_out,
+        num_pictures=pictures,
         eval_frames=eval_frames,
         fusion_frames=fusion,
         grid_px=grid,

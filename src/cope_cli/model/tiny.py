@@ -14,6 +14,8 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any
 
+import torch
+
 from cope_cli.model.delta_encoder import DeltaEncoderConfig
 from cope_cli.model.geometry import Geometry
 from cope_cli.model.small import CONTEXT_TOKENS, build_small_tokenizer, fresh_videolm
@@ -29,6 +31,9 @@ _CHAT_TEMPLATE = (
 )
 #: Standard deviation of fresh weights: 0.02 is made for widths of thousands.
 _WEIGHT_STD = 0.05
+#: The same of token embeddings and newline, about the size of what the layers add to them. At that of the weights,
+#: words drown in the mean of what attention sees, and training starts by getting rid of that.
+_EMBEDDING_STD = 0.5
 
 
 GEOMETRY = Geometry(
@@ -69,4 +74,19 @@ def build_tiny_videolm(
     tokenizer = build_small_tokenizer(words, cope_prompt="short", chat_template=_CHAT_TEMPLATE)
     delta = DeltaEncoderConfig.preset(GEOMETRY.delta_preset, **{"grid_px": SIZE_PX, **delta_changes})
     model = fresh_videolm(GEOMETRY, tokenizer, delta if delta_encoder else None, seed=seed, weight_std=_WEIGHT_STD)
+    _balance(model)
     return model, tokenizer
+
+
+@torch.no_grad()
+def _balance(model: VideoLM) -> None:
+    """Scale fresh weights so that words, visual tokens and what each layer adds are of like size."""
+    inner = model.base.model
+    inner.language_model.embed_tokens.weight.mul_(_EMBEDDING_STD / _WEIGHT_STD)
+    inner.image_newline.mul_(_EMBEDDING_STD / inner.image_newline.std())
+    # A vision token of size 1 comes out of the two layers at about 0.25.
+    inner.multi_modal_projector.linear_2.weight.mul_(2)
+    layers = inner.language_model.layers
+    for layer in layers:  # two additions a layer: their sum, not each, is to have the size of one
+        for added in (layer.self_attn.o_proj, layer.mlp.down_proj):
+            added.weight.mul_((2 * len(layers)) ** -0.5)

@@ -31,6 +31,7 @@ _FLAGS = {
     "vision_learning_rate": "vision-lr",
     "warmup_steps": "warmup",
     "rank_timeout_minutes": "rank-timeout",
+    "num_pictures": "pictures",
 }
 
 
@@ -187,15 +188,16 @@ class VisionConfig(TrainConfig):
     """Training cope-tiny's vision tower from nothing.
 
     Attributes:
-        data: folders of `cope scenes`, with the clips' records.
-        held_out: share of the clips that are kept from training and evaluated on at the end; 0 keeps none.
-        eval_frames: held-out frames that are evaluated, at most.
+        data: folders of `cope scenes`: the worlds whose pictures are drawn, of the train split whatever the clips'
+            own, and the clips to evaluate on.
+        num_pictures: pictures of an epoch; the next one's are others.
+        eval_frames: slots of the clips that are evaluated on at the end, at most.
     """
 
     data: tuple[Path, ...]
     batch_size: int = 64
     grid_px: int = 128
-    held_out: float = 0.05
+    num_pictures: int = 100_000
     eval_frames: int = 1000
 
     SMALL_STEPS: ClassVar[int] = 1000
@@ -206,8 +208,8 @@ class VisionConfig(TrainConfig):
         super().__post_init__()
         if not self.data:
             raise UsageError("--data: expected at least one folder of `cope scenes`")
-        self._check("held_out", lambda value: 0 <= value < 1, "0 or more and below 1")
-        self._check("eval_frames", lambda value: value >= 1, "at least 1")
+        for name in ("num_pictures", "eval_frames"):
+            self._check(name, lambda value: value >= 1, "at least 1")
 
 
 @dataclass(frozen=True, kw_only=True)

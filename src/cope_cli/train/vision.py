@@ -1,10 +1,14 @@
-"""`cope train vision`: the vision tower of cope-tiny, from nothing, on still frames of rendered clips.
+"""`cope train vision`: the vision tower of cope-tiny, from nothing, on still pictures of the rendered world.
 
 Published models bring a vision tower that has seen the world. cope-tiny has none to start from, so its tower learns
 here to say of every patch what stands in it: whether, which colour and shape, where its centre is, how large it is; a
 few colours of the patch itself, so that backgrounds leave a trace too; and where in the picture the patch lies. Linear
 heads read that from the very tokens that the projector reads. They are dropped afterwards; the result is a model folder
 for `cope train pretrain --model`.
+
+The pictures are drawn on the way, and none comes twice: from the slots of a thousand clips, twins all, the tower
+learned the textures of 250 things by heart, and told new shapes no better than chance. Slots of clips are what it is
+evaluated on at the end.
 
 A published tower's tokens know their places by themselves. Pre-training needs that: the alignment modules have no
 positions of their own (Eq. 8 and 9), and cannot say what comes to a patch that does not know where it lies.
@@ -19,7 +23,7 @@ Legend: B frames, M patches, D width.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +31,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from cope_cli.cache.store import Cache, PrimitivesEntry
+from cope_cli.cache.store import Cache
 from cope_cli.data.collate import split_bad
-from cope_cli.data.videos import VideoIndex
 from cope_cli.errors import DataError, UsageError
 from cope_cli.model.checkpoint import load_videolm, save_videolm, vision_tower_sha256
 from cope_cli.model.description import load_tensors, write_tensors
@@ -37,14 +40,22 @@ from cope_cli.model.tiny import build_tiny_videolm
 from cope_cli.model.videolm import VideoLM
 from cope_cli.train.batches import ErrorsAsSamples
 from cope_cli.train.config import VisionConfig
-from cope_cli.train.evaluation import held_out_names
 from cope_cli.train.ranks import join_ranks
 from cope_cli.train.runs import RunFolder
 from cope_cli.train.setup import Base, OnBegin, OnFrames, OnNote, OnProgress, add_frames, begin_run, open_index, record
 from cope_cli.train.sharding import check_fsdp, load_full_state_dict
 from cope_cli.train.trainable import set_trainable
-from cope_cli.train.vision_data import VisionBatch, VisionDataset, collate_frames, read_clips
+from cope_cli.train.vision_data import (
+    COLOUR_NAMES,
+    PictureDataset,
+    VisionBatch,
+    VisionDataset,
+    collate_frames,
+    read_clips,
+)
+from cope_cli.world.themes import SHAPES
 from cope_cli.world.words import vocabulary
+from cope_cli.world.write import read_settings
 
 HEADS_FILE = "vision_heads.safetensors"
 #: A patch's own picture is asked for at this side: a few colours, not its grain.
@@ -212,7 +223,7 @@ def train_vision(
     """Train cope-tiny's vision tower from nothing.
 
     Args:
-        cache: holds the clips' primitives; missing RGB slots are added first.
+        cache: holds the primitives of clips to evaluate on; missing RGB slots are added first.
         config: the settings.
         run_folder: where the run goes.
         resume: go on with an unfinished run.
@@ -247,31 +258,32 @@ def train_vision(
         described=f"cope-tiny, fresh weights, seed {config.seed}",
     )
     index, bad = open_index(cache, config)
-    dataset, held_out = _datasets(config, index, videolm)
-    model = _model(videolm, dataset, config.seed)
+    sizes = {"size_px": videolm.vision_size_px, "patches_per_side": videolm.patches_per_side}
+    worlds = [replace(read_settings(folder), split="train") for folder in config.data]
+    dataset = PictureDataset(worlds, config.num_pictures, **sizes)
+    clips = {path: clip for folder in config.data for path, clip in read_clips(folder).items()}
+    frames = VisionDataset(clips, index, skip_bad=config.skip_bad > 0, **sizes)
+    model = _model(videolm, config.seed)
     rate = config.learning_rate or config.SMALL_LEARNING_RATE
     arguments = training_arguments(config, run_folder, len(dataset), rate, ranks.count, model)
-    both = {name: part for part in (dataset, held_out) if part for name in part.entry_names}
     add_frames(
         cache,
         index.entries,
-        both,
-        lambda name: both[name].rgb_slots(name),
+        frames.entry_names,
+        frames.rgb_slots,
         size_px=videolm.vision_size_px,
         skip_bad=config.skip_bad > 0,
         on_frames=on_frames,
         ranks=ranks,
     )
-    described = record(config, base, dataset.entry_names, ranks, learning_rate=rate, steps=arguments.max_steps)
-    described |= {"delta_encoder": "none yet", "colours": dataset.colours, "shapes": dataset.shapes}
-    described |= {"num_frames": len(dataset), "held_out_entries": [] if held_out is None else held_out.entry_names}
+    described = record(config, base, frames.entry_names, ranks, learning_rate=rate, steps=arguments.max_steps)
+    described |= {"delta_encoder": "none yet", "colours": COLOUR_NAMES, "shapes": SHAPES}
     ranks.from_main(lambda: begin_run(run, described, bad, config, on_begin), "while the run begins")
 
     def conclude() -> None:
-        if held_out is not None:
-            found = evaluate(model, held_out, config.eval_frames)
-            run.add_to_config({"held_out": found})
-            on_note("held-out frames: " + ", ".join(f"{name} {value:.3f}" for name, value in found.items()))
+        found = evaluate(model, frames, config.eval_frames)
+        run.add_to_config({"slots_of_clips": found})
+        on_note("slots of clips: " + ", ".join(f"{name} {value:.3f}" for name, value in found.items()))
 
     run_training(
         recipe=VisionRecipe(tokenizer=tokenizer, fusion_frames=config.fusion_frames),
@@ -288,34 +300,11 @@ def train_vision(
     return run.result
 
 
-def _datasets(config: VisionConfig, index: VideoIndex, videolm: VideoLM) -> tuple[VisionDataset, VisionDataset | None]:
-    """Return the frames to train on, and those of held-out clips if there are any."""
-    clips = {path: clip for folder in config.data for path, clip in read_clips(folder).items()}
-    entries: dict[str, PrimitivesEntry] = {n: e for n, e in index.entries.items() if e.source_path in clips}
-    held = held_out_names(entries, config.held_out, config.seed)
-    parts: list[VisionDataset] = []
-    for is_held in (False, True):
-        paths = {entry.source_path for name, entry in entries.items() if (name in held) == is_held}
-        if is_held and not paths:
-            return parts[0], None
-        parts.append(
-            VisionDataset(
-                {path: clip for path, clip in clips.items() if path in paths},
-                index,
-                size_px=videolm.vision_size_px,
-                patches_per_side=videolm.patches_per_side,
-                skip_bad=config.skip_bad > 0,
-                all_clips=clips.values(),
-            )
-        )
-    return parts[0], parts[1]
-
-
-def _model(videolm: VideoLM, dataset: VisionDataset, seed: int) -> VisionModel:
+def _model(videolm: VideoLM, seed: int) -> VisionModel:
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed + 1)
         width = videolm.base.config.vision_config.hidden_size
-        return VisionModel(videolm, PatchHeads(width, len(dataset.colours), len(dataset.shapes)))
+        return VisionModel(videolm, PatchHeads(width, len(COLOUR_NAMES), len(SHAPES)))
 
 
 @torch.no_grad()

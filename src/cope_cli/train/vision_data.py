@@ -1,7 +1,8 @@
-"""What `cope train vision` learns from: still frames of rendered clips, and what stands in each of their patches.
+"""What `cope train vision` learns from: pictures drawn for it, and what stands in each of their patches.
 
-The records that clips are rendered from say where everything is in every frame. A patch shows the thing that covers
-its centre, the nearest to the viewer of several, or else one that reaches into it.
+The records that pictures and clips are rendered from say where everything is. A patch shows the thing that covers its
+centre, the nearest to the viewer of several, or else one that reaches into it. The slots of clips, as the codec leaves
+them, are for evaluation.
 
 Legend: V input side in pixels, M patches of a frame, B frames of a batch.
 """
@@ -9,7 +10,7 @@ Legend: V input side in pixels, M patches of a frame, B frames of a batch.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,11 +23,16 @@ from torch import Tensor
 from cope_cli.data.datasets import BadSample
 from cope_cli.data.samples import OpenEntries
 from cope_cli.data.videos import VideoIndex
-from cope_cli.errors import CopeError, DataError, PathNotFoundError
+from cope_cli.errors import CopeError, DataError, PathNotFoundError, UsageError
+from cope_cli.stages.scenes import COLOURS
+from cope_cli.world.groups import WorldConfig
+from cope_cli.world.pictures import Pictures
 from cope_cli.world.records import Clip
+from cope_cli.world.themes import SHAPES
 from cope_cli.world.tracks import camera_of, track_of
 
 RECORDS_FILE = "scenes.jsonl"
+COLOUR_NAMES = tuple(COLOURS)
 #: A thing reaches into a patch if its rim is no further from the patch's centre than this share of the patch's side.
 _REACH = 0.35
 
@@ -59,8 +65,8 @@ class PatchTargets:
     Attributes:
         is_seen: (M,) bool, something stands in the patch.
         is_centre: (M,) bool, the centre of a thing lies in it.
-        colour: (M,) int64, its colour; 0 where nothing is.
-        shape: (M,) int64, its shape.
+        colour: (M,) int64, its colour's place in `COLOUR_NAMES`; 0 where nothing is.
+        shape: (M,) int64, its shape's in `SHAPES`.
         place: (M, 3) float32: its centre from the patch's, x and y, and its radius, all in patch sides.
     """
 
@@ -132,7 +138,7 @@ def seen_things(clip: Clip, frame: int) -> list[Seen]:
     return found
 
 
-def patch_targets(things: Sequence[Seen], side: int, colours: Sequence[str], shapes: Sequence[str]) -> PatchTargets:
+def patch_targets(things: Sequence[Seen], side: int) -> PatchTargets:
     """Return what stands in each patch of a frame of `side` x `side` patches, row by row."""
     num = side * side
     middle = (np.arange(side) + 0.5) / side
@@ -148,11 +154,51 @@ def patch_targets(things: Sequence[Seen], side: int, colours: Sequence[str], sha
         wins = (rank < best) & (outside < _REACH / side)
         best[wins] = rank[wins]
         is_seen[wins] = True
-        colour[wins], shape[wins] = colours.index(thing.colour), shapes.index(thing.shape)
+        colour[wins], shape[wins] = COLOUR_NAMES.index(thing.colour), SHAPES.index(thing.shape)
         own = np.stack([(thing.x - x) * side, (thing.y - y) * side, np.full(num, thing.radius * side)], 1)
         place[wins] = own[wins]
         is_centre[int(thing.y * side) * side + int(thing.x * side)] = True
     return PatchTargets(is_seen=is_seen, is_centre=is_centre, colour=colour, shape=shape, place=place)
+
+
+class PictureDataset:
+    """Pictures of some worlds, other ones in each epoch, with their patches' targets.
+
+    Args:
+        worlds: taken in turn.
+        num_pictures: of an epoch.
+        size_px: side V.
+        patches_per_side: of the vision tower.
+
+    Raises:
+        UsageError: a world's pictures have another size.
+    """
+
+    def __init__(
+        self, worlds: Sequence[WorldConfig], num_pictures: int, *, size_px: int, patches_per_side: int
+    ) -> None:
+        for world in worlds:
+            if world.size_px != size_px:
+                raise UsageError(
+                    f"--data: clips of {world.size_px} pixels, cope-tiny sees {size_px}",
+                    f"Render them with `cope scenes --size {size_px}`.",
+                )
+        self.side = patches_per_side
+        self.num_pictures = num_pictures
+        self.epoch = 0
+        self._pictures = Pictures(list(worlds))
+
+    def __len__(self) -> int:
+        return self.num_pictures
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the pass over the data that pictures are drawn for, counted from 0."""
+        self.epoch = epoch
+
+    def __getitem__(self, number: int) -> tuple[NDArray[np.uint8], PatchTargets]:
+        """Draw a picture."""
+        record = self._pictures.record(self.epoch * self.num_pictures + number)
+        return self._pictures.draw(record), patch_targets(seen_things(record, 0), self.side)
 
 
 class VisionDataset:
@@ -164,7 +210,6 @@ class VisionDataset:
         size_px: side V.
         patches_per_side: of the vision tower.
         skip_bad: leave out what cannot be read instead of raising.
-        all_clips: name the colours and shapes that there are; None: `clips` do.
 
     Raises:
         DataError: no clip has an entry.
@@ -178,7 +223,6 @@ class VisionDataset:
         size_px: int,
         patches_per_side: int,
         skip_bad: bool = False,
-        all_clips: Iterable[Clip] | None = None,
     ) -> None:
         self.side = patches_per_side
         self.skip_bad = skip_bad
@@ -190,10 +234,6 @@ class VisionDataset:
                 f"{index.cache.root}: none of the {len(clips)} clips has primitives there",
                 f"Run `cope encode` on them, then `cope extract --grid {index.grid_px}`.",
             )
-        known = list(clips.values() if all_clips is None else all_clips)
-        things = [thing for clip in known for shot in clip.shots for thing in shot.things]
-        self.colours = sorted({thing.colour for thing in things})
-        self.shapes = sorted({thing.shape for thing in things})
         counts = {name: int(index.entries[name].manifest.info["num_slots"]) for name in self._clips}
         self._num_slots = counts
         self._samples = [(name, slot) for name in sorted(counts) for slot in range(counts[name])]
@@ -228,7 +268,7 @@ class VisionDataset:
             raise DataError(f"slot {slot} of entry {name}: {message}") from error
 
     def _targets(self, name: str, frame: int) -> PatchTargets:
-        return patch_targets(seen_things(self._clips[name], frame), self.side, self.colours, self.shapes)
+        return patch_targets(seen_things(self._clips[name], frame), self.side)
 
 
 def collate_frames(samples: Sequence[tuple[NDArray[np.uint8], PatchTargets]]) -> VisionBatch:

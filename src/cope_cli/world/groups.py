@@ -141,7 +141,7 @@ def _draw(
     """Draw how many things there are and a theme, then starts and scripts until all four fit."""
     column = 1 if config.objects == "1" else 2
     for _ in range(_MAX_THEMES):
-        num_things = _num_things(canvas, config)
+        num_things = draw_num_things(canvas, config)
         if used:
             num_things = min(num_things, MAX_OBJECTS - len(used)) or 1
         names = [name for name in among if num_things > 1 or name not in NEEDS_TWO]
@@ -158,7 +158,8 @@ def _draw(
     raise NoRoomError
 
 
-def _num_things(canvas: Canvas, config: WorldConfig) -> int:
+def draw_num_things(canvas: Canvas, config: WorldConfig) -> int:
+    """Draw how many things there are at the start."""
     low, high = config.objects_range
     return int(canvas.rng.integers(low, high + 1))
 
@@ -179,7 +180,7 @@ def _shots(start: Start, script: Script) -> tuple[Shot, ...]:
 
 def _there_and_back(canvas: Canvas, config: WorldConfig) -> list[tuple[Shot, ...]]:
     """In the first GOP one thing goes away and comes back; in the second it goes somewhere: all four ways each time."""
-    num_things = _num_things(canvas, config)
+    num_things = draw_num_things(canvas, config)
     for _ in range(_MAX_THEMES * _MAX_TRIES):
         try:
             start = draw_start(canvas, num_things)

@@ -59,6 +59,10 @@ class Painter:
             self._sprites[key] = _sprite(*key)
         return self._sprites[key]
 
+    def forget_sprites(self) -> None:
+        """Keep backgrounds alone: sprites that do not come again would fill the memory."""
+        self._sprites.clear()
+
 
 def _render_shot(shot: Shot, size_px: int, painter: Painter) -> Iterator[NDArray[np.uint8]]:
     world = painter.background(shot.background_seed, size_px)

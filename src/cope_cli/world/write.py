@@ -17,13 +17,13 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from cope_cli.codec.clips import write_h264
-from cope_cli.errors import StorageError, UsageError
+from cope_cli.errors import DataError, PathNotFoundError, StorageError, UsageError
 from cope_cli.files import canonical_json, write_json, write_text
 from cope_cli.stages.batch import Batch
 from cope_cli.world.groups import WORLD_VERSION, WorldConfig, draw_group
@@ -32,6 +32,7 @@ from cope_cli.world.records import FPS, Clip
 from cope_cli.world.render import Painter, render
 from cope_cli.world.themes import NUM_TWINS
 
+SETTINGS_FILE = "settings.json"
 _CRF = 16  # hardly any loss to be seen
 _PRESET = "superfast"  # a third of the time of the usual one, and less than twice the bytes
 _ITEM_GROUPS = 8  # groups that go to a worker at a time
@@ -117,11 +118,29 @@ def read_scenes(path: Path) -> list[Clip]:
     return [Clip.from_dict(json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
+def read_settings(folder: Path) -> WorldConfig:
+    """Read which world a folder holds clips of.
+
+    Raises:
+        PathNotFoundError: it holds none.
+        DataError: its settings are not those of a world.
+    """
+    path = folder / SETTINGS_FILE
+    if not path.is_file():
+        raise PathNotFoundError(f"{path}: no such file", "Name a folder that `cope scenes --num N --out` wrote.")
+    names = {field.name for field in fields(WorldConfig)}
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        return WorldConfig(**{name: found[name] for name in names})
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise DataError(f"{path}: not the settings of a world: {error}", "Run `cope scenes` again.") from error
+
+
 def _claim(folder: Path, config: WorldConfig, *, force: bool) -> None:
     """Write the settings, or hold them against those that are there."""
     settings = {"world": WORLD_VERSION, "crf": _CRF, "preset": _PRESET, **config.to_dict()}
     settings["sha256"] = hashlib.sha256(canonical_json(settings).encode()).hexdigest()
-    path = folder / "settings.json"
+    path = folder / SETTINGS_FILE
     if path.exists() and not force:
         try:
             found = json.loads(path.read_text(encoding="utf-8"))

@@ -51,11 +51,11 @@ class Recipe:
     num_all: int = 4000
     num_val: int = 200
     num_test: int = 600
-    vision_steps: int = 700
+    vision_steps: int = 2000
     pretrain_steps: int = 2500
     pretrain_batch: int = 16
     one_steps: int = 1000
-    all_steps: int = 1500
+    all_steps: int = 1300
     finetune_batch: int = 8
     pack: int = 14
     rounds: int = 3
@@ -174,7 +174,7 @@ def _training_stages(recipe: Recipe, folder: Path) -> list[Stage]:
     runs, scenes = folder / "runs", folder / "scenes"
     common = ["--grid", "128", "--seed", str(recipe.seed), "--log-steps", "20", "--save-steps", "200"]
     vision = ["train", "vision", "--data", str(scenes / "val-one"), "--data", str(scenes / "val-all")]
-    vision += ["--run", "vision"]
+    vision += ["--lr", "2e-3", "--run", "vision"]
     vision += ["--steps", str(recipe.vision_steps), "--batch-size", "32", *common]
     pretrain = ["train", "pretrain", "--model", str(runs / "vision"), "--recipe", "small", "--delta-preset", "tiny"]
     pretrain += ["--steps", str(recipe.pretrain_steps), "--batch-size", str(recipe.pretrain_batch), "--lr", "1e-3"]

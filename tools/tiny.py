@@ -24,6 +24,7 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from fnmatch import fnmatch
 from pathlib import Path
 
 
@@ -51,7 +52,7 @@ class Recipe:
     num_all: int = 4000
     num_val: int = 200
     num_test: int = 600
-    vision_steps: int = 2000
+    vision_steps: int = 3000
     pretrain_steps: int = 2500
     pretrain_batch: int = 16
     one_steps: int = 1000
@@ -99,8 +100,11 @@ class Work:
 
     def __post_init__(self) -> None:
         self.log_file = self.folder / "log.json"
-        if self.log_file.exists():
-            self.log = json.loads(self.log_file.read_text())
+        self.log = self.read_log()
+
+    def read_log(self) -> list[dict[str, object]]:
+        """Return the records of the stages that have ended, oldest first."""
+        return json.loads(self.log_file.read_text()) if self.log_file.exists() else []
 
     def is_done(self, stage: Stage, command: Sequence[str]) -> bool:
         """Whether the same command has ended well before."""
@@ -129,7 +133,7 @@ class Work:
             ).returncode
         cpu, wall = _children_seconds() - before, time.monotonic() - start
         record = {"name": stage.name, "command": command, "code": code, "cpu_seconds": cpu, "wall_seconds": wall}
-        self.log.append(record)
+        self.log = [*self.read_log(), record]  # read again: another process may run other stages
         self.log_file.write_text(json.dumps(self.log, indent=2) + "\n")
         print(f"{stage.name}: {cpu:.0f} s of CPU, {wall:.0f} s", flush=True)
         if code:
@@ -162,11 +166,11 @@ def _data_stages(recipe: Recipe, folder: Path, workers: int) -> list[Stage]:
         scenes += ["--split", split, "--rounds", str(recipe.rounds if split == "train" else 1), "--out", str(out)]
         scenes += ["--workers", str(workers)]
         encode = ["encode", str(out / "clips"), "--workers", str(workers)]
+        extract = ["extract", "--fusion", "30", "--grid", "128", "--frame-size", "128", "--workers", str(workers)]
+        extract += ["--store-frames", "1" if split == "test" else "all"]
         found.append(Stage(name=f"scenes-{name}", arguments=scenes, cache=cache))
         found.append(Stage(name=f"encode-{name}", arguments=encode, cache=cache))
-    for cache, stored in (("cache", "all"), ("cache-val", "all"), ("cache-test", "1")):
-        extract = ["extract", "--fusion", "30", "--grid", "128", "--frame-size", "128", "--store-frames", stored]
-        found.append(Stage(name=f"extract-{cache}", arguments=[*extract, "--workers", str(workers)], cache=cache))
+        found.append(Stage(name=f"extract-{name}", arguments=extract, cache=cache))
     return found
 
 
@@ -231,6 +235,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2, help="processes of scenes, encode and extract")
     parser.add_argument("--scale", type=float, default=1.0, help="share of clips and steps, to try it")
     parser.add_argument("--until", default="", help="last stage to run")
+    parser.add_argument("--only", nargs="+", default=["*"], help="patterns of stages to run, others are left out")
     options = parser.parse_args()
     recipe = Recipe() if options.scale == 1 else Recipe().scaled(options.scale)
     options.out.mkdir(parents=True, exist_ok=True)
@@ -238,7 +243,8 @@ def main() -> None:
     write_recipe(options.out)
     work = Work(options.out, options.workers)
     for stage in stages_of(recipe, options.out, options.workers):
-        work.run(stage)
+        if any(fnmatch(stage.name, pattern) for pattern in options.only):
+            work.run(stage)
         if stage.name == options.until:
             break
     total = sum(float(str(line["cpu_seconds"])) for line in work.log)

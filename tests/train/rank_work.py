@@ -44,6 +44,11 @@ def run_job(job: dict[str, Any]) -> dict[str, Any]:
     return {"error": None, "result": str(result), "reported": seen}
 
 
+def thread_names() -> list[str]:
+    """Return the names of this process's threads, those of libraries included."""
+    return [file.read_text().strip() for file in Path("/proc/self/task").glob("*/comm")]
+
+
 def main() -> None:
     torch.set_num_threads(1)
     jobs, out = json.loads(Path(sys.argv[1]).read_text()), Path(sys.argv[2])
@@ -55,8 +60,9 @@ def main() -> None:
         except Exception:  # noqa: BLE001  shown by the test
             outcomes.append({"error": "unexpected", "message": traceback.format_exc()})
         ranks.gather(None, "between jobs")
-    (out / f"{ranks.index}.json").write_text(json.dumps(outcomes))
     leave_ranks()
+    (out / f"{ranks.index}.threads.json").write_text(json.dumps(thread_names()))
+    (out / f"{ranks.index}.json").write_text(json.dumps(outcomes))
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ def test_every_stage_is_a_command_of_cope_with_options_it_takes(tmp_path: Path) 
 
 
 def test_a_small_recipe_keeps_twins_together() -> None:
-    small = Recipe().scaled(0.001)
+    small = Recipe().scaled(0.0005)
     assert (small.num_one, small.num_test, small.vision_steps, small.finetune_batch) == (4, 4, 2, 8)
 
 

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -96,3 +97,11 @@ def test_a_damaged_held_out_pair_stops_both_ranks_with_the_same_words(two_ranks:
     assert first["message"] == second["message"]
     assert f"entry {two_ranks['entry']}" in first["message"]
     assert read_status(two_ranks["folder"] / "stop")["state"] == "running"
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="only Linux tells the names of a process's threads")
+def test_no_thread_of_gloo_outlives_the_connection(two_ranks: dict[str, Any]) -> None:
+    """One that did aborted the process now and then: "terminate called without an active exception"."""
+    for rank in range(2):
+        names = json.loads((two_ranks["folder"] / "work" / f"{rank}.threads.json").read_text())
+        assert names and not [name for name in names if "gloo" in name]

@@ -23,6 +23,9 @@ GlobalBatchOption = Annotated[
 ]
 RateOption = Annotated[float | None, typer.Option("--lr", help="Peak learning rate.")]
 WarmupOption = Annotated[int | None, typer.Option("--warmup", help="Steps of linear rise before the cosine.")]
+BetaOption = Annotated[
+    float, typer.Option("--beta2", help="AdamW's memory of squared gradients; 0.95 to 0.98 suits short runs.")
+]
 SeedOption = Annotated[int, typer.Option(help="Of fresh weights and of the order of samples.")]
 SaveOption = Annotated[int, typer.Option(help="Steps between checkpoints.")]
 LogOption = Annotated[int, typer.Option(help="Steps between lines of metrics.jsonl.")]

@@ -37,6 +37,7 @@ def training_arguments(
         lr_scheduler_type="cosine",
         warmup_steps=config.num_warmup_steps(steps),
         weight_decay=config.weight_decay,
+        adam_beta2=config.adam_beta2,
         max_grad_norm=config.max_grad_norm,
         seed=config.seed,
         data_seed=config.seed,

@@ -30,6 +30,7 @@ _FLAGS = {
     "learning_rate": "lr",
     "vision_learning_rate": "vision-lr",
     "warmup_steps": "warmup",
+    "adam_beta2": "beta2",
     "rank_timeout_minutes": "rank-timeout",
     "num_pictures": "pictures",
 }
@@ -51,6 +52,7 @@ class TrainConfig:
         learning_rate: peak rate; None: see `resolved_learning_rate`.
         warmup_steps: steps of linear rise before the cosine; None: a tenth of the steps, at most 1000 (the paper's).
         weight_decay: AdamW's, on matrices.
+        adam_beta2: AdamW's memory of squared gradients, per step; short runs do better with less than 0.999.
         max_grad_norm: gradients are scaled down to this norm; 0 leaves them as they are.
         seed: of fresh weights and of the order of samples.
         log_steps: steps between lines of metrics.jsonl.
@@ -77,6 +79,7 @@ class TrainConfig:
     learning_rate: float | None = None
     warmup_steps: int | None = None
     weight_decay: float = 0.0
+    adam_beta2: float = 0.999
     max_grad_norm: float = 1.0
     seed: int = 0
     log_steps: int = 1
@@ -119,6 +122,7 @@ class TrainConfig:
             self._check(name, lambda value: value >= 0, "0 or more")
         for name in ("learning_rate", "epochs", "rank_timeout_minutes"):
             self._check(name, lambda value: value > 0, "above 0")
+        self._check("adam_beta2", lambda value: 0 < value < 1, "above 0 and below 1")
 
     def _check(self, name: str, is_good: Any, expected: str) -> None:
         value = getattr(self, name)

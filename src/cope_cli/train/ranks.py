@@ -7,6 +7,8 @@ traffic, with a time limit that suits slow disks.
 
 from __future__ import annotations
 
+import atexit
+import gc
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -31,13 +33,11 @@ class Ranks:
     Attributes:
         index: this one's number, from 0; rank 0 writes.
         count: how many there are.
-        group: torch's gloo group of them; None for one alone.
         timeout_minutes: how long one waits for the others.
     """
 
     index: int = 0
     count: int = 1
-    group: Any = None
     timeout_minutes: float = 60.0
 
     @property
@@ -59,7 +59,7 @@ class Ranks:
             return [value]
         found: list[Any] = [None] * self.count
         with self._naming(doing):
-            distributed.all_gather_object(found, value, group=self.group)
+            distributed.all_gather_object(found, value, group=_group)
         return found
 
     def gather_lists(self, values: Sequence[T], doing: str) -> list[T]:
@@ -68,7 +68,7 @@ class Ranks:
             return list(values)
         total = torch.tensor(len(values))
         with self._naming(doing):
-            distributed.all_reduce(total, group=self.group)
+            distributed.all_reduce(total, group=_group)
         return [value for part in self.gather(list(values), doing) for value in part] if total else []
 
     def all_or_none(self, function: Callable[[], T], doing: str) -> T:
@@ -107,7 +107,7 @@ class Ranks:
             return result  # type: ignore[return-value]
         values: list[Any] = [result]
         with self._naming(doing):
-            distributed.broadcast_object_list(values, src=0, group=self.group)
+            distributed.broadcast_object_list(values, src=0, group=_group)
         return values[0]
 
     @contextmanager
@@ -153,6 +153,8 @@ class Ranks:
 
 
 _joined: Ranks | None = None
+#: torch's gloo group of all ranks. Held here alone, so that `leave_ranks` can end its threads.
+_group: Any = None
 
 
 def join_ranks(*, cpu: bool, timeout_minutes: float = 60.0) -> Ranks:
@@ -165,7 +167,7 @@ def join_ranks(*, cpu: bool, timeout_minutes: float = 60.0) -> Ranks:
     Raises:
         RanksError: not all of them came.
     """
-    global _joined
+    global _joined, _group
     count = int(os.environ.get("WORLD_SIZE", "1"))
     if not distributed.is_available() or (count == 1 and not distributed.is_initialized()):
         return Ranks(timeout_minutes=timeout_minutes)
@@ -178,20 +180,26 @@ def join_ranks(*, cpu: bool, timeout_minutes: float = 60.0) -> Ranks:
             if is_gpu:
                 torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
             distributed.init_process_group("cpu:gloo,cuda:nccl" if is_gpu else "gloo", timeout=timeout)
-        group = distributed.new_group(backend="gloo", timeout=timeout)
+        _group = distributed.new_group(backend="gloo", timeout=timeout)
     except (RuntimeError, ValueError) as error:
         raise RanksError(
             f"rank {os.environ.get('RANK', '?')} of {count}: the ranks do not find each other: {error}",
             "Start all of them with torchrun; see docs/training.md.",
         ) from error
     index, count = distributed.get_rank(), distributed.get_world_size()
-    _joined = Ranks(index=index, count=count, group=group, timeout_minutes=timeout_minutes)
+    _joined = Ranks(index=index, count=count, timeout_minutes=timeout_minutes)
+    atexit.register(leave_ranks)  # after an error too
     return _joined
 
 
 def leave_ranks() -> None:
-    """End the connection to the other ranks, if there are any."""
-    global _joined
-    _joined = None
+    """End the connection to the other ranks, if there are any, and its threads.
+
+    gloo ends its threads when nothing refers to the group any more. One that still holds a tensor while Python shuts
+    down would abort the process, after all work is done.
+    """
+    global _joined, _group
+    _joined = _group = None
     if distributed.is_available() and distributed.is_initialized():
         distributed.destroy_process_group()
+        gc.collect()  # a Trainer refers to itself, and its model to the group

@@ -60,8 +60,8 @@ from cope_cli.world.write import read_settings
 HEADS_FILE = "vision_heads.safetensors"
 #: A patch's own picture is asked for at this side: a few colours, not its grain.
 _PIXELS_PER_SIDE = 4
-_PIXEL_WEIGHT = 0.5
-_TOKEN_WEIGHT, _HEAD_WEIGHT = 0.05, 1e-3
+#: Weights in the loss where they are not 1. Shapes take longest: their outlines go over several patches.
+_WEIGHTS = {"shape": 2.0, "pixels": 0.5, "tokens": 0.05, "heads": 1e-3}
 #: Half-waves over the picture's side by whose sines and cosines a patch says where it lies, on either axis.
 _HALF_WAVES = (1, 2, 4)
 
@@ -112,14 +112,13 @@ class VisionModel(nn.Module):
             "pixels": (pixels - _small_pictures(batch.rgb, tokens.shape[1])).square().mean(),
             "position": (position - _patch_positions(tokens.shape[1], tokens.device)).square().mean(),
         }
-        weights = {"pixels": _PIXEL_WEIGHT, "tokens": _TOKEN_WEIGHT, "heads": _HEAD_WEIGHT}
         values = {
             "colour_right": _mean((colour.argmax(-1) == targets.colour)[is_seen].float()),
             "shape_right": _mean((shape.argmax(-1) == targets.shape)[is_seen].float()),
             "place_error_patches": _mean((place - targets.place)[is_seen][:, :2].norm(dim=-1)),
             "count_right": ((centre[..., 0] > 0).sum(1) == targets.is_centre.sum(1)).float().mean(),
         }
-        total = torch.stack([weights.get(name, 1.0) * loss for name, loss in losses.items()]).sum()
+        total = torch.stack([_WEIGHTS.get(name, 1.0) * loss for name, loss in losses.items()]).sum()
         return {"loss": total, **{f"{name}_loss": loss for name, loss in losses.items()}, **values}
 
 

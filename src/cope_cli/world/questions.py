@@ -41,7 +41,7 @@ _LEAST_ANSWERS = {
 }
 _MOST_MOTION = 5  # questions to a group
 _MOST_STATIC = 2  # questions to a clip
-_CHOICE_SHARE = 0.45
+_CHOICE_SHARE = 0.25  # a choice takes twice the tokens of an open question, and teaches one
 #: Kinds whose question says what there is to choose from, or has no options.
 _ALWAYS_OPEN = ("caption",)
 _STATIC_OPTIONS = {"count": NUMBERS[1:5], "colour": tuple(COLOURS), "shape": SHAPES, "start": CELLS}

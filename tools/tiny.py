@@ -10,8 +10,7 @@ evaluate-test-*             right answers on test clips, once: Delta-tokens on, 
 ```
 
 A finished stage is not run again, an interrupted one goes on where it was: just start it again. `DIR/log.json` has the
-command, CPU seconds and wall seconds of every stage. Each command runs with one thread, scenes and stages with
-`--workers` processes.
+command, CPU seconds and wall seconds of every stage. Two cores: `--workers` processes make data, `--threads` train.
 """
 
 from __future__ import annotations
@@ -49,7 +48,7 @@ class Recipe:
     """
 
     num_one: int = 3000
-    num_all: int = 4000
+    num_all: int = 3000
     num_val: int = 200
     num_test: int = 600
     vision_steps: int = 3000
@@ -95,7 +94,7 @@ class Work:
     """The folder of everything that is made."""
 
     folder: Path
-    workers: int
+    threads: int = 1
     log: list[dict[str, object]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -123,7 +122,7 @@ class Work:
                 print(f"{stage.name}: finished before", flush=True)
                 return
             arguments.append("--resume")
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+        environment = {**os.environ, "OMP_NUM_THREADS": str(self.threads), "TOKENIZERS_PARALLELISM": "false"}
         environment |= {"COPE_CACHE": str(self.folder / stage.cache), "COPE_RUNS": str(self.folder / "runs")}
         start, before = time.monotonic(), _children_seconds()
         with (self.folder / f"{stage.name}.txt").open("a") as output:
@@ -233,6 +232,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="work folder")
     parser.add_argument("--workers", type=int, default=2, help="processes of scenes, encode and extract")
+    parser.add_argument("--threads", type=int, default=1, help="of PyTorch in each process")
     parser.add_argument("--scale", type=float, default=1.0, help="share of clips and steps, to try it")
     parser.add_argument("--until", default="", help="last stage to run")
     parser.add_argument("--only", nargs="+", default=["*"], help="patterns of stages to run, others are left out")
@@ -241,7 +241,7 @@ def main() -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     (options.out / "recipe.json").write_text(json.dumps(asdict(recipe), indent=2) + "\n")
     write_recipe(options.out)
-    work = Work(options.out, options.workers)
+    work = Work(options.out, options.threads)
     for stage in stages_of(recipe, options.out, options.workers):
         if any(fnmatch(stage.name, pattern) for pattern in options.only):
             work.run(stage)

@@ -103,6 +103,26 @@ def test_results_are_kept_and_only_what_changed_is_run(tmp_path: Path, monkeypat
     assert asked == ["one branch 0", "one branch 1"]
 
 
+def test_only_questions_of_the_kinds_asked_for_are_trained_and_tested(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("train", "test"):
+        items = [{"id": f"{name}-{kind}", "kind": kind} for kind in ("direction", "colour", "end")]
+        (tmp_path / f"{name}.json").write_text(json.dumps(items))
+    seen: list[list[str]] = []
+
+    def measured(ablation: Any, *rest: Any) -> dict[str, Any]:
+        seen.append([item["id"] for path in (ablation.data, ablation.test) for item in json.loads(path.read_text())])
+        return {"accuracy": {"rows": {}}, "tokens_per_gop": 90}
+
+    monkeypatch.setattr(module, "_measured", measured)
+    cache, out = Cache(tmp_path / "cache"), tmp_path / "out"
+    run_ablation(read_ablation(write(tmp_path, SPEC + "kinds: [direction, colour]\n")), cache, out)
+    assert seen == 8 * [["train-direction", "train-colour", "test-direction", "test-colour"]]
+    with pytest.raises(DataError, match="no item is of the kinds order"):
+        run_ablation(read_ablation(write(tmp_path, SPEC + "kinds: [order]\n")), cache, out)
+
+
 def test_a_variant_with_an_unknown_word_is_named(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="delta is"):
         read_ablation(write(tmp_path, SPEC.replace("delta: zero", "delta: half")))

@@ -6,6 +6,7 @@ A specification is YAML or JSON; paths are relative to its folder:
 model: runs/vision                # where pre-training and finetuning start
 data: one/questions.json          # to finetune on
 test: test-one/questions.json     # to answer
+kinds: [direction, colour]        # of questions, in training and tests; all where absent
 test_cache: cache-test            # primitives of the test videos; those of --cache where absent
 seeds: [0, 1, 2]
 pretrain: {steps: 800}            # fields of PretrainConfig
@@ -29,7 +30,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -41,11 +42,11 @@ from cope_cli.bench.retrieval import measure_retrieval
 from cope_cli.cache.store import Cache
 from cope_cli.data.judged import read_judged
 from cope_cli.errors import DataError, PathNotFoundError, UsageError
-from cope_cli.files import canonical_json, write_json
+from cope_cli.files import canonical_json, write_json, write_text
 from cope_cli.train.config import FinetuneConfig, PretrainConfig
 from cope_cli.train.runs import Kind, read_status, result_folder
 
-_KEYS = {"model", "data", "test", "test_cache", "seeds", "pretrain", "finetune", "variants", "video_root"}
+_KEYS = {"model", "data", "test", "kinds", "test_cache", "seeds", "pretrain", "finetune", "variants", "video_root"}
 _HINT = 'See "Ablations" in docs/ablations.md.'
 #: Called with what is done now.
 OnNote = Callable[[str], None]
@@ -84,6 +85,7 @@ class Ablation:
         model: where training starts.
         data: to finetune on.
         test: to answer.
+        kinds: kinds of questions that are trained and tested; empty: all.
         test_cache: primitives of the test videos; None for the training cache.
         seeds: each training is run with each.
         pretrain: fields that all have.
@@ -94,6 +96,7 @@ class Ablation:
     model: Path
     data: Path
     test: Path
+    kinds: tuple[str, ...]
     test_cache: Path | None
     seeds: tuple[int, ...]
     pretrain: Mapping[str, Any]
@@ -163,6 +166,7 @@ def read_ablation(path: Path) -> Ablation:
         model=place("model"),
         data=place("data"),
         test=place("test"),
+        kinds=tuple(values.get("kinds", ())),
         test_cache=place("test_cache") if "test_cache" in values else None,
         seeds=tuple(values.get("seeds", (0,))),
         pretrain=values.get("pretrain", {}),
@@ -199,6 +203,11 @@ def run_ablation(
         CopeError: as training and evaluation do.
     """
     out.mkdir(parents=True, exist_ok=True)
+    ablation = replace(
+        ablation,
+        data=_of_kinds(ablation.data, ablation.kinds, out / "data.json"),
+        test=_of_kinds(ablation.test, ablation.kinds, out / "test.json"),
+    )
     found = []
     for seed in ablation.seeds:
         for variant in ablation.variants:
@@ -216,6 +225,27 @@ def run_ablation(
             found.append(result)
     write_json(out / "ablation.json", {"results": found, "table": table(ablation, found)})
     return found
+
+
+def _of_kinds(items: Path, kinds: Sequence[str], out: Path) -> Path:
+    """Return items of some kinds alone, in a file of their own.
+
+    Raises:
+        PathNotFoundError, DataError: the items cannot be read, or none is of these kinds.
+    """
+    if not kinds:
+        return items
+    if not items.is_file():
+        raise PathNotFoundError(f"{items}: no such file", _HINT)
+    try:
+        values = json.loads(items.read_text(encoding="utf-8"))
+        chosen = [value for value in values if value.get("kind") in kinds]
+    except (OSError, ValueError, AttributeError, TypeError) as error:
+        raise DataError(f"{items}: with kinds, a JSON list of items is expected: {error}", _HINT) from error
+    if not chosen:
+        raise DataError(f"{items}: no item is of the kinds {', '.join(kinds)}", _HINT)
+    write_text(out, json.dumps(chosen, indent=1) + "\n")
+    return out
 
 
 def _file_name(name: str) -> str:

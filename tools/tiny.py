@@ -48,7 +48,7 @@ class Recipe:
     """
 
     num_one: int = 3000
-    num_all: int = 3000
+    num_all: int = 4000
     num_val: int = 200
     num_test: int = 600
     vision_steps: int = 3000

@@ -53,6 +53,20 @@ def work(item: str, report: Report) -> str:
     return item.upper()
 
 
+class CountedWork:
+    """Counts how often it is sent to a worker."""
+
+    def __init__(self) -> None:
+        self.times_sent = 0
+
+    def __call__(self, item: str, report: Report) -> str:
+        return work(item, report)
+
+    def __reduce__(self) -> tuple[type[CountedWork], tuple[()]]:
+        self.times_sent += 1
+        return CountedWork, ()
+
+
 def slow(item: str, report: Report, *, folder: Path) -> str:
     for step in range(100):
         report(step, 100)

@@ -16,7 +16,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
-from typing import Generic, TypeVar, cast
+from typing import Any, Generic, TypeVar, cast
 
 from cope_cli.errors import CopeError, WorkerDiedError
 
@@ -152,18 +152,19 @@ class _Worker:
     """One process, and the pipe on which it says how far it is.
 
     Each has a pipe of its own: a queue shared by all would stay locked for ever by a worker that dies while it writes.
+    The work is sent once, not with every item: what it knows of all items may be large.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, work: Work[Any]) -> None:
         context = multiprocessing.get_context("spawn")
         self.reports, writer = context.Pipe(duplex=False)
-        self.pool = ProcessPoolExecutor(1, mp_context=context, initializer=_start, initargs=(writer,))
+        self.pool = ProcessPoolExecutor(1, mp_context=context, initializer=_start, initargs=(writer, work))
 
-    def submit(self, work: Work[Result], item: str) -> Future[Outcome[Result]]:
+    def submit(self, item: str) -> Future[Outcome[Any]]:
         try:
-            return self.pool.submit(_call, work, item)
+            return self.pool.submit(_call, item)
         except BrokenProcessPool as error:  # it died while it had nothing to do
-            future: Future[Outcome[Result]] = Future()
+            future: Future[Outcome[Any]] = Future()
             future.set_exception(error)
             return future
 
@@ -177,13 +178,13 @@ def _run_in_processes(
     items: Sequence[str], work: Work[Result], workers: int, on_progress: OnProgress
 ) -> Generator[Outcome[Result], None, None]:
     waiting = list(reversed(items))
-    idle = [_Worker() for _ in range(workers)]
+    idle = [_Worker(work) for _ in range(workers)]
     running: dict[Future[Outcome[Result]], tuple[str, _Worker]] = {}
     try:
         while waiting or running:
             while waiting and idle:
                 item, worker = waiting.pop(), idle.pop()
-                running[worker.submit(work, item)] = (item, worker)
+                running[worker.submit(item)] = (item, worker)
             done, _ = wait(running, timeout=_REPORT_SECONDS, return_when=FIRST_COMPLETED)
             for _, worker in running.values():
                 _pass_on(worker, on_progress)
@@ -192,7 +193,7 @@ def _run_in_processes(
                 outcome = _answer(item, future)
                 if isinstance(outcome.error, WorkerDiedError):
                     worker.close()
-                    worker = _Worker()
+                    worker = _Worker(work)
                 idle.append(worker)
                 yield outcome
     finally:
@@ -211,11 +212,12 @@ def _pass_on(worker: _Worker, on_progress: OnProgress) -> None:
 # In the worker process.
 
 _reports: Connection | None = None
+_work: Work[Any] | None = None
 
 
-def _start(reports: Connection) -> None:
-    global _reports
-    _reports = reports
+def _start(reports: Connection, work: Work[Any]) -> None:
+    global _reports, _work
+    _reports, _work = reports, work
     threading.Thread(target=_die_with_parent, daemon=True).start()
 
 
@@ -227,9 +229,10 @@ def _die_with_parent() -> None:
         os._exit(1)
 
 
-def _call(work: Work[Result], item: str) -> Outcome[Result]:
+def _call(item: str) -> Outcome[Any]:
     """Turn an exception into an outcome here: some exceptions do not survive the way to another process."""
-    last = 0.0
+    work, last = _work, 0.0
+    assert work is not None
 
     def report(done: float, total: float) -> None:
         nonlocal last

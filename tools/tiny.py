@@ -191,7 +191,9 @@ def _training_stages(recipe: Recipe, folder: Path) -> list[Stage]:
         str(recipe.pack),
         "--group-by-length",
         "--lr",
-        "1e-3",
+        "2e-3",
+        "--beta2",
+        "0.95",
     ]
     finetune += ["--batch-size", str(recipe.finetune_batch), *common]
     one = [*finetune, "--model", str(runs / "vision"), "--delta-encoder", "pretrain", "--run", "one"]

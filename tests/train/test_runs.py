@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -97,3 +99,24 @@ def test_a_status_that_cannot_be_read_is_named(tmp_path: Path) -> None:
         (tmp_path / "status.json").write_text(content)
         with pytest.raises(CheckpointError, match=r"status\.json"):
             read_status(tmp_path)
+
+
+def test_two_processes_never_work_on_one_run(tmp_path: Path) -> None:
+    _run(tmp_path / "run", finished=False)
+    line = (
+        "from pathlib import Path; from cope_cli.train.runs import RunFolder; import sys, time; "
+        "RunFolder(Path(sys.argv[1]), 'pretrain').begin({}, [])"
+    )
+    again = [sys.executable, "-c", line, str(tmp_path / "run")]
+    assert subprocess.run(again, check=False).returncode == 0  # held by nobody: `_run`'s object is gone
+    held = RunFolder(tmp_path / "run", "pretrain")
+    held.begin({"settings": SETTINGS}, [])
+    refused = subprocess.run(again, check=False, capture_output=True, text=True)
+    assert "another process is at work on this run" in refused.stderr
+    held.set_running(3)
+    assert read_status(tmp_path / "run")["step"] == 3
+
+
+def test_a_run_that_was_killed_before_its_first_line_begins_again(tmp_path: Path) -> None:
+    (tmp_path / "lock").touch()
+    RunFolder(tmp_path, "pretrain").check(SETTINGS, resume=False)

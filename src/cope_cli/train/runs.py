@@ -8,6 +8,7 @@ runs/<name>/
   skipped.jsonl       samples left out by name, with --skip-bad
   shortened.jsonl     samples that show fewer GOPs than asked for, by name, each once
   loss.png            the curve
+  lock                held by the process that writes the others
   checkpoint-<step>/  to go on from; whole or not there at all
   model/              the result of vision and finetune; delta_encoder/ that of pretrain
 ```
@@ -16,9 +17,12 @@ runs/<name>/
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
+import sys
 import time
+import weakref
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -47,6 +51,7 @@ class RunFolder:
     def __init__(self, path: Path, kind: Kind) -> None:
         self.path = path
         self.kind = kind
+        self.lock_file = path / "lock"
         self.status_file = path / "status.json"
         self.config_file = path / "config.json"
         self.metrics_file = path / "metrics.jsonl"
@@ -69,7 +74,7 @@ class RunFolder:
             UsageError: a run is there and `resume` is off, or it is finished, of another kind, or has other settings.
         """
         if not self.status_file.exists():
-            if self.path.exists() and any(self.path.iterdir()):
+            if self.path.exists() and any(file != self.lock_file for file in self.path.iterdir()):
                 raise UsageError(f"{self.path}: not empty, and not a training run", "Choose another --run.")
             return
         status = read_status(self.path)
@@ -90,7 +95,11 @@ class RunFolder:
         Args:
             config: what config.json says.
             bad: samples left out before the first step.
+
+        Raises:
+            UsageError: another process is at work on this run.
         """
+        self._claim()
         for left in (*self.path.glob(".checkpoint-*"), *self.path.glob(f".{self.result.name}.*")):
             shutil.rmtree(left, ignore_errors=True)  # by a run that was killed while it saved
         checkpoint = newest_checkpoint(self.path)
@@ -103,6 +112,24 @@ class RunFolder:
             if sample.where not in known:
                 self.log_skipped(0, sample)
         self.set_running(step)
+
+    def _claim(self) -> None:
+        """Keep other processes from this run for as long as this object lives."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        if sys.platform == "win32":
+            return
+        import fcntl
+
+        lock = os.open(self.lock_file, os.O_CREAT | os.O_WRONLY)
+        weakref.finalize(self, os.close, lock)
+        try:
+            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError) as error:
+            raise UsageError(
+                f"{self.path}: another process is at work on this run", "Wait for it, or choose another --run."
+            ) from error
+        except OSError:  # a file system without locks
+            return
 
     def _keep_lines(self, file: Path, last_step: int) -> None:
         """Drop the lines after a step: these steps are run again."""

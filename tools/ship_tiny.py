@@ -1,8 +1,14 @@
-"""Puts a finetuned model into the package as cope-tiny, in bfloat16: `python -m tools.ship_tiny RUN`."""
+"""Puts cope-tiny into the package, in bfloat16, and the record of its training into docs/: `python -m tools.ship_tiny`.
+
+docs/cope-tiny/ gets the recipe, the log, the curves and the results of a work folder of `make tiny`; docs/cope-tiny.md
+shows them.
+"""
 
 from __future__ import annotations
 
 import argparse
+import json
+import shutil
 from pathlib import Path
 
 import torch
@@ -10,6 +16,7 @@ import torch
 from cope_cli.api.models import SHIPPED_MODEL
 from cope_cli.model.checkpoint import load_videolm, save_videolm
 from cope_cli.model.hub import model_folder
+from tools.tiny_card import RECORDS
 
 LIMIT_BYTES = 20_000_000
 
@@ -35,11 +42,28 @@ def ship(run: Path, folder: Path = SHIPPED_MODEL) -> int:
     return size
 
 
+def keep_records(work: Path, records: Path = RECORDS) -> None:
+    """Copy recipe, log, curves and results of a work folder; its own path becomes `.tiny`."""
+    files = {Path(file.name): file for file in (work / "recipe.json", work / "log.json")}
+    files |= {Path(f"{file.parent.name}.png"): file for file in work.glob("runs/*/loss.png")}
+    files |= {Path("results") / f"{file.parent.name}.json": file for file in work.glob("results/*/accuracy.json")}
+    for place, file in files.items():
+        (records / place).parent.mkdir(parents=True, exist_ok=True)
+        if file.suffix == ".json":
+            text = json.dumps(json.loads(file.read_text(encoding="utf-8")), indent=1) + "\n"
+            (records / place).write_text(text.replace(str(work.resolve()), ".tiny"), encoding="utf-8")
+        else:
+            shutil.copyfile(file, records / place)
+
+
 def main() -> None:
-    """Ship one run's model."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("run", type=Path, help="finished finetune run, or a model folder")
-    print(f"{SHIPPED_MODEL}: {ship(parser.parse_args().run) / 1e6:.1f} MB")
+    """Ship the last run of a work folder, or another."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("work", type=Path, nargs="?", default=Path(".tiny"), help="work folder of make tiny")
+    parser.add_argument("--run", default="all", help="the training run whose model is shipped")
+    options = parser.parse_args()
+    print(f"{SHIPPED_MODEL}: {ship(options.work / 'runs' / options.run) / 1e6:.1f} MB")
+    keep_records(options.work)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,9 @@ from typer.main import get_command
 from cope_cli.cli.main import app
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
+from tools.ship_tiny import keep_records
 from tools.tiny import Recipe, Stage, Work, stages_of
+from tools.tiny_card import costs_table, results_table
 
 
 def test_every_stage_is_a_command_of_cope_with_options_it_takes(tmp_path: Path) -> None:
@@ -68,3 +70,34 @@ def test_an_unfinished_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     (tmp_path / "log.json").unlink()
     Work(tmp_path, 1).run(stage)
     assert len(lines) == 1
+
+
+def test_records_name_no_path_of_the_machine_and_fill_the_card(tmp_path: Path) -> None:
+    work, records = tmp_path / "work", tmp_path / "records"
+    for name, value in (("evaluate-val-all-on-all-on", 0.5), ("evaluate-val-all-on-all-zero", 0.25)):
+        (work / "results" / name).mkdir(parents=True)
+        row = {"num_questions": 8, "accuracy": value, "chance": 0.25, "low": value - 0.1, "high": value + 0.1}
+        result = {"data": str(work / "scenes" / "all"), "rows": {"kind end": row, "needs motion": row, "all": row}}
+        (work / "results" / name / "accuracy.json").write_text(json.dumps(result))
+    (work / "runs" / "vision").mkdir(parents=True)
+    (work / "runs" / "vision" / "loss.png").write_bytes(b"picture")
+    (work / "recipe.json").write_text("{}")
+    lines = [("scenes-one", 60.0), ("scenes-all", 30.0), ("finetune-one", 120.0)]
+    log = [
+        {"name": name, "command": ["--out", str(work / name)], "code": 0, "cpu_seconds": cpu, "wall_seconds": cpu}
+        for name, cpu in lines
+    ]
+    (work / "log.json").write_text(json.dumps(log))
+    keep_records(work, records)
+    assert not [file for file in records.rglob("*.json") if str(tmp_path) in file.read_text()]
+    assert (records / "vision.png").read_bytes() == b"picture"
+    columns = {"on": "evaluate-val-all-on-all-on", "zeroed": "evaluate-val-all-on-all-zero"}
+    assert results_table(columns, records).splitlines()[2:] == [
+        f"| {name} | 8 | 25 | 50.0 (40.0 to 60.0) | 25.0 (15.0 to 35.0) |"
+        for name in ("all", "needs motion", "kind end")
+    ]
+    assert costs_table(records).splitlines()[2:] == [
+        "| scenes | 1.5 | 1.5 |",
+        "| finetune-one | 2.0 | 2.0 |",
+        "| all | 3.5 | 3.5 |",
+    ]

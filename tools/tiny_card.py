@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +19,7 @@ def results_table(columns: Mapping[str, str], records: Path = RECORDS) -> str:
     """
     rows_of = {title: _rows(records / "results" / f"{name}.json") for title, name in columns.items()}
     first = next(iter(rows_of.values()))
-    lines = [
-        "| questions | number | chance |" + "".join(f" {title} |" for title in columns),
-        "|---" * 3 + _bars(columns),
-    ]
+    lines = [f"| {' | '.join(['questions', 'number', 'chance', *columns])} |", "|---" * (3 + len(columns)) + "|"]
     for name in sorted(first, key=_place):
         cells = [name, str(first[name]["num_questions"]), f"{100 * first[name]['chance']:.0f}"]
         cells += [_share(rows.get(name)) for rows in rows_of.values()]
@@ -47,10 +44,6 @@ def costs_table(records: Path = RECORDS) -> str:
 def _rows(file: Path) -> dict[str, Any]:
     rows: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))["rows"]
     return rows
-
-
-def _bars(columns: Sequence[str] | Mapping[str, str]) -> str:
-    return "|---" * len(columns) + "|"
 
 
 def _place(name: str) -> tuple[int, str]:

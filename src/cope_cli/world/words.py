@@ -15,7 +15,8 @@ from cope_cli.world.records import DIRECTIONS
 from cope_cli.world.themes import SHAPES
 
 LETTERS = "ABCD"
-CHOICE_LINE = "Answer with the letter."
+#: What follows options: one wants a letter, which takes a model long to learn, the other an option's words.
+LETTER_LINE, OPTION_LINE = "Answer with the letter.", "Which one?"
 NONE, NONE_REPLY = "none of them", "None of them."
 CELLS = (
     *("top left", "top", "top right"),
@@ -163,5 +164,6 @@ def vocabulary() -> list[str]:
     """Return every word, digit and mark that questions, options and answers can hold, sorted."""
     texts = [part for wordings in WORDINGS.values() for wording in wordings for part in wording]
     texts += [*CAPTION_PARTS, *ACTS.values(), *MEETINGS.values(), *CAMERA.values(), *WHICH.values()]
-    texts += [*STATES, *CELLS, *NUMBERS, *LETTERS, *COLOURS, *SHAPES, *DIRECTIONS, NONE, NONE_REPLY, CHOICE_LINE, "A."]
+    texts += [*STATES, *CELLS, *NUMBERS, *LETTERS, *COLOURS, *SHAPES, *DIRECTIONS]
+    texts += [NONE, NONE_REPLY, LETTER_LINE, OPTION_LINE, "A."]
     return sorted({token for text in texts for token in tokens_of(re.sub(r"\{.\}", " ", text))})

@@ -57,14 +57,14 @@ lint: install-dev
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
-	$(BIN)/cog --check docs/commands.md
+	$(BIN)/cog --check docs/commands.md docs/cope-tiny.md docs/ablations.md
 
 format: install-dev
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
 docs: install-dev
-	$(BIN)/cog -r docs/commands.md
+	$(BIN)/cog -r docs/commands.md docs/cope-tiny.md docs/ablations.md
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
 
 clean:

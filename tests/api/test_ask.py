@@ -140,7 +140,8 @@ def test_wrong_settings_name_their_flag(field):
         AskConfig(**field)
 
 
-def test_the_newest_finished_run_answers(tmp_path, folder):
+def test_the_newest_finished_run_answers(tmp_path, folder, monkeypatch):
+    monkeypatch.setattr("cope_cli.api.settings.SHIPPED_MODEL", tmp_path / "nothing")
     with pytest.raises(CheckpointError, match="no model"):
         find_model(None, tmp_path)
     for name, state, seconds in (("old", "finished", 1), ("new", "finished", 2), ("unfinished", "running", 3)):

@@ -115,6 +115,8 @@ def test_two_processes_never_work_on_one_run(tmp_path: Path) -> None:
     assert "another process is at work on this run" in refused.stderr
     held.set_running(3)
     assert read_status(tmp_path / "run")["step"] == 3
+    held.release()
+    assert subprocess.run(again, check=False).returncode == 0
 
 
 def test_a_run_that_was_killed_before_its_first_line_begins_again(tmp_path: Path) -> None:

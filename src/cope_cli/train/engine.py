@@ -371,5 +371,8 @@ def run_training(
     if clock is not None:
         trainer.add_callback(TimeOptimizer(clock))
     checkpoint = newest_checkpoint(run.path)
-    trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
-    trainer.save_result(on_trained)
+    try:
+        trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+        trainer.save_result(on_trained)
+    finally:
+        run.release()

@@ -23,7 +23,7 @@ import shutil
 import sys
 import time
 import weakref
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
@@ -52,6 +52,8 @@ class RunFolder:
         self.path = path
         self.kind = kind
         self.lock_file = path / "lock"
+        #: Lets other processes work on this run again.
+        self.release: Callable[[], Any] = lambda: None
         self.status_file = path / "status.json"
         self.config_file = path / "config.json"
         self.metrics_file = path / "metrics.jsonl"
@@ -114,14 +116,14 @@ class RunFolder:
         self.set_running(step)
 
     def _claim(self) -> None:
-        """Keep other processes from this run for as long as this object lives."""
+        """Keep other processes from this run until `release`, or the end of this object."""
         self.path.mkdir(parents=True, exist_ok=True)
         if sys.platform == "win32":
             return
         import fcntl
 
         lock = os.open(self.lock_file, os.O_CREAT | os.O_WRONLY)
-        weakref.finalize(self, os.close, lock)
+        self.release = weakref.finalize(self, os.close, lock)
         try:
             fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except (BlockingIOError, PermissionError) as error:

@@ -121,4 +121,7 @@ def test_two_processes_never_work_on_one_run(tmp_path: Path) -> None:
 
 def test_a_run_that_was_killed_before_its_first_line_begins_again(tmp_path: Path) -> None:
     (tmp_path / "lock").touch()
-    RunFolder(tmp_path, "pretrain").check(SETTINGS, resume=False)
+    run = RunFolder(tmp_path, "pretrain")
+    run.check(SETTINGS, resume=False)
+    run.begin({"settings": SETTINGS}, [])
+    assert read_status(tmp_path)["step"] == 0

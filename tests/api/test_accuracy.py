@@ -140,7 +140,17 @@ def test_open_answers(questions: list[JudgedQuestion], answer: str, found: str, 
 
 @pytest.mark.parametrize(
     ("found", "is_right"),
-    [("B", True), ("b.", True), ("(B) right", True), ("right", True), ("A", False), ("left", False), ("", False)],
+    [
+        *(("B", True), ("b.", True), ("(B) right", True), ("right", True), ("Right, B.", True), ("right (B)", True)),
+        *(
+            ("A", False),
+            ("left", False),
+            ("", False),
+            ("right, A.", False),
+            ("left, B.", False),
+            ("right or left", False),
+        ),
+    ],
 )
 def test_choices(questions: list[JudgedQuestion], found: str, is_right: bool) -> None:
     question = judged(questions[0], form="choice", options=("left", "right", "up"), answer="B")

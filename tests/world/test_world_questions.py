@@ -278,7 +278,7 @@ def test_choices_hold_the_answer_once_under_its_letter(world):
             assert len(set(item["options"])) == len(item["options"]) in (2, 3, 4)
             reply = item["conversations"][1]["value"]
             if text_of(item).endswith(LETTER_LINE):
-                assert item["answer"] == reply
+                assert reply == f"{said(item)}, {item['answer']}."
             else:
                 assert text_of(item).endswith(f"\n{OPTION_LINE}")
                 assert reply == f"{said(item)}."

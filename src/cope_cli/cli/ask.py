@@ -9,6 +9,7 @@ import typer
 
 from cope_cli.cli import show
 from cope_cli.cli.options import DEFAULT_CACHE, DEFAULT_RUNS, CacheOption, JsonOption, RunsOption
+from cope_cli.cli.quick_imports import quick_imports
 from cope_cli.config import parse_fusion
 from cope_cli.errors import UsageError
 
@@ -91,18 +92,19 @@ def ask(
     folder = find_model(model, runs)
     _note(f"model: {folder}")
     ahead = None if video is None else _begin_stages(video, folder, cache, config)
-    from cope_cli.api.models import load_model
-    from cope_cli.api.shown import notes
+    with quick_imports():
+        from cope_cli.api.models import load_model
+        from cope_cli.api.shown import notes
 
-    loaded = load_model(
-        folder,
-        device,
-        dtype=dtype,
-        device_map=device_map,
-        attention=attention,
-        delta_encoder=delta_encoder,
-        runs_root=runs,
-    )
+        loaded = load_model(
+            folder,
+            device,
+            dtype=dtype,
+            device_map=device_map,
+            attention=attention,
+            delta_encoder=delta_encoder,
+            runs_root=runs,
+        )
     for note in notes(loaded, config):
         _note(note)
     if ahead is not None:

@@ -12,7 +12,7 @@ An item is a training item with some fields more, of which each may be absent:
 ```
 
 An open answer is right if its words are the expected ones, or contain them and no other answer that the data has for
-this kind. A choice is right by its letter, or by the option's words alone.
+this kind. A choice is right by its letter at the start, by the option's words, or by these and then its letter.
 """
 
 from __future__ import annotations
@@ -136,11 +136,13 @@ def _holds(words: Sequence[str], part: Sequence[str]) -> bool:
 
 
 def _chosen(text: str, options: Sequence[str]) -> int | None:
-    """Return which option a text names: by its letter at the start, or as a whole."""
+    """Return which option a text names: by its letter at the start, or as a whole, its letter after it or not."""
     match = re.match(r"\W*([A-Ha-h])(?:\W|$)", text)
     if match and (index := _LETTERS.index(match[1].upper())) < len(options):
         return index
-    same = [index for index, option in enumerate(options) if _words(option) == _words(text)]
+    named = [(_words(option), letter) for option, letter in zip(options, _LETTERS.casefold(), strict=False)]
+    words = _words(text)
+    same = [index for index, (option, letter) in enumerate(named) if words in (option, [*option, letter])]
     return same[0] if len(same) == 1 else None
 
 

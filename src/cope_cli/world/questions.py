@@ -139,7 +139,7 @@ def _item(
         lines = [f"{letter}. {option}" for letter, option in zip(LETTERS, options, strict=False)]
         question = "\n".join([question, *lines, LETTER_LINE if wants_letter else OPTION_LINE])
         letter = LETTERS[options.index(answer)]
-        reply, answer = letter if wants_letter else f"{answer}.", letter
+        reply, answer = f"{answer}, {letter}." if wants_letter else f"{answer}.", letter
     said = [{"from": "human", "value": f"<image>\n{question}"}, {"from": "gpt", "value": reply}]
     form = "open" if options is None else "choice"
     return {"conversations": said, "form": form, "answer": answer, "options": None if options is None else [*options]}

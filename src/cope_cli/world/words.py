@@ -15,8 +15,9 @@ from cope_cli.world.records import DIRECTIONS
 from cope_cli.world.themes import SHAPES
 
 LETTERS = "ABCD"
-#: What follows options: one wants a letter, which takes a model long to learn, the other an option's words.
-LETTER_LINE, OPTION_LINE = "Answer with the letter.", "Which one?"
+#: What follows options: one wants the option's words and then its letter, the other the words alone. A letter without
+#: words before it is hard for a small model: it has to find the answer and its place in one step.
+LETTER_LINE, OPTION_LINE = "Answer with the letter at the end.", "Which one?"
 NONE, NONE_REPLY = "none of them", "None of them."
 CELLS = (
     *("top left", "top", "top right"),

@@ -54,8 +54,8 @@ class Recipe:
     vision_steps: int = 3000
     pretrain_steps: int = 2500
     pretrain_batch: int = 16
-    one_steps: int = 1000
-    all_steps: int = 850
+    one_steps: int = 900
+    all_steps: int = 2400
     finetune_batch: int = 8
     pack: int = 14
     rounds: int = 3
@@ -192,6 +192,8 @@ def _training_stages(recipe: Recipe, folder: Path) -> list[Stage]:
         "--group-by-length",
         "--lr",
         "2e-3",
+        "--optimizer",
+        "muon",
         "--beta2",
         "0.95",
     ]
@@ -216,9 +218,8 @@ def _evaluations(folder: Path) -> list[Stage]:
         arguments += ["--out", str(folder / "results" / name)]
         return Stage(name=name, arguments=arguments, cache=f"cache-{split}")
 
-    pairs = [("one", "one"), ("all", "one"), ("all", "all")]
-    val = [evaluate(run, "val", world, "on") for run, world in pairs]
-    return val + [evaluate(run, "test", world, delta) for run, world in pairs for delta in ("on", "zero", "off")]
+    val = [evaluate(run, "val", world, "on") for run, world in (("one", "one"), ("all", "one"), ("all", "all"))]
+    return val + [evaluate("all", "test", world, delta) for world in ("one", "all") for delta in ("on", "zero", "off")]
 
 
 def write_recipe(folder: Path) -> None:

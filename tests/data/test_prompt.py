@@ -111,7 +111,8 @@ def test_no_text_can_write_a_special_token_or_move_the_visual_block(question: st
 def test_a_tokenizer_that_reads_specials_from_text_is_refused_not_trusted(tokenizer: Any) -> None:
     class Careless:
         all_special_ids = tokenizer.all_special_ids
-        get_vocab = staticmethod(tokenizer.get_vocab)
+        convert_tokens_to_ids = staticmethod(tokenizer.convert_tokens_to_ids)
+        convert_ids_to_tokens = staticmethod(tokenizer.convert_ids_to_tokens)
 
         def __call__(self, text: str, **_: Any) -> Any:
             return tokenizer(text, add_special_tokens=False)

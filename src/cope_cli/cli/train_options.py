@@ -23,6 +23,9 @@ GlobalBatchOption = Annotated[
 ]
 RateOption = Annotated[float | None, typer.Option("--lr", help="Peak learning rate.")]
 WarmupOption = Annotated[int | None, typer.Option("--warmup", help="Steps of linear rise before the cosine.")]
+OptimizerOption = Annotated[
+    str, typer.Option(help="adamw, or muon for hidden matrices: fewer steps for a small model from nothing.")
+]
 BetaOption = Annotated[
     float, typer.Option("--beta2", help="AdamW's memory of squared gradients; 0.95 to 0.98 suits short runs.")
 ]

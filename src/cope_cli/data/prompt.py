@@ -249,13 +249,9 @@ class _Writer:
         self.ids: list[int] = []
         self.kinds: list[int] = []
         self.labels: list[int] = []
-        vocabulary = tokenizer.get_vocab()
-        for token in (_TURN_START, _TURN_END):
-            if token not in vocabulary:
-                raise CheckpointError(f"the tokenizer has no {token}", "Use the tokenizer that belongs to the model.")
-        self.turn_start, self.turn_end = vocabulary[_TURN_START], vocabulary[_TURN_END]
+        self.turn_start, self.turn_end = (_needed_id(tokenizer, token) for token in (_TURN_START, _TURN_END))
         self.is_short = getattr(tokenizer, "init_kwargs", {}).get(PROMPT_FIELD) == SHORT_PROMPT
-        self.special_ids = {*tokenizer.all_special_ids, self.turn_start, self.turn_end, vocabulary.get(_IMAGE)}
+        self.special_ids = {*tokenizer.all_special_ids, self.turn_start, self.turn_end, _id_of(tokenizer, _IMAGE)}
 
     def opening(self, question: str, plan: TokenPlan, timeline: Timeline) -> None:
         """Write the system turn and the first question, with the visual block."""
@@ -317,3 +313,16 @@ class _Writer:
     def prompt(self, plan: TokenPlan) -> Prompt:
         """Return what was written."""
         return Prompt(plan=plan, ids=tuple(self.ids), kinds=tuple(self.kinds), labels=tuple(self.labels))
+
+
+def _id_of(tokenizer: Any, token: str) -> int | None:
+    """Return a token's id, or None; a tokenizer may have an id for all that it does not know."""
+    found: int | None = tokenizer.convert_tokens_to_ids(token)
+    return found if found is not None and tokenizer.convert_ids_to_tokens(found) == token else None
+
+
+def _needed_id(tokenizer: Any, token: str) -> int:
+    found = _id_of(tokenizer, token)
+    if found is None:
+        raise CheckpointError(f"the tokenizer has no {token}", "Use the tokenizer that belongs to the model.")
+    return found

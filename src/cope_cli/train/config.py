@@ -19,6 +19,8 @@ FRESH = "fresh"
 PRETRAIN_RATE_PER_64 = 6.25e-5
 #: Where steps can be reported to, beside metrics.jsonl.
 REPORTERS = ("none", "tensorboard", "wandb")
+#: Values of `--optimizer`.
+OPTIMIZERS = ("adamw", "muon")
 #: Parts that `--freeze` takes; the vision tower is frozen without it.
 PARTS = ("llm", "projector", "delta-encoder")
 #: Values of `--recipe`.
@@ -52,6 +54,7 @@ class TrainConfig:
         learning_rate: peak rate; None: see `resolved_learning_rate`.
         warmup_steps: steps of linear rise before the cosine; None: a tenth of the steps, at most 1000 (the paper's).
         weight_decay: AdamW's, on matrices.
+        optimizer: "adamw", or "muon": Muon for the matrices between the model's ends and AdamW for all else.
         adam_beta2: AdamW's memory of squared gradients, per step; short runs do better with less than 0.999.
         max_grad_norm: gradients are scaled down to this norm; 0 leaves them as they are.
         seed: of fresh weights and of the order of samples.
@@ -79,6 +82,7 @@ class TrainConfig:
     learning_rate: float | None = None
     warmup_steps: int | None = None
     weight_decay: float = 0.0
+    optimizer: str = "adamw"
     adam_beta2: float = 0.999
     max_grad_norm: float = 1.0
     seed: int = 0
@@ -122,6 +126,9 @@ class TrainConfig:
             self._check(name, lambda value: value >= 0, "0 or more")
         for name in ("learning_rate", "epochs", "rank_timeout_minutes"):
             self._check(name, lambda value: value > 0, "above 0")
+        self._check("optimizer", OPTIMIZERS.__contains__, " or ".join(OPTIMIZERS))
+        if self.optimizer == "muon" and self.fsdp:
+            raise UsageError("--optimizer muon --fsdp: Muon needs whole matrices, which FSDP cuts up")
         self._check("adam_beta2", lambda value: 0 < value < 1, "above 0 and below 1")
 
     def _check(self, name: str, is_good: Any, expected: str) -> None:

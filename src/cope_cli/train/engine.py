@@ -28,6 +28,7 @@ from cope_cli.errors import CheckpointError, CopeError
 from cope_cli.train.callbacks import LogWithCheckpoints, TimeOptimizer
 from cope_cli.train.clock import StepClock
 from cope_cli.train.config import TrainConfig
+from cope_cli.train.muon import MuonAdamW, is_hidden_matrix
 from cope_cli.train.order import EpochLoader, RankBatches
 from cope_cli.train.plot import draw_loss
 from cope_cli.train.ranks import Ranks
@@ -67,6 +68,7 @@ class CopeTrainer(Trainer):
         left_out: counts the samples that are left out; None allows none.
         lengths: of the samples, to batch similar ones together; None for any.
         clock: times the parts of a step that the model does not time itself.
+        uses_muon: hidden matrices are trained by Muon.
         options: Trainer's.
     """
 
@@ -80,6 +82,7 @@ class CopeTrainer(Trainer):
         left_out: LeftOut | None = None,
         lengths: Sequence[int] | None = None,
         clock: StepClock | None = None,
+        uses_muon: bool = False,
         **options: Any,
     ) -> None:
         super().__init__(callbacks=[LogWithCheckpoints()], **options)
@@ -93,6 +96,7 @@ class CopeTrainer(Trainer):
         self.left_out = left_out or LeftOut(run, self.ranks, max_bad=0)
         self.lengths = lengths
         self.clock = clock
+        self.uses_muon = uses_muon
         self._shortened = {line["where"] for line in run.shortened()}
         self._counts = Counter[str]()
         self._extra_values: dict[str, Tensor] = {}
@@ -194,23 +198,27 @@ class CopeTrainer(Trainer):
         return self.clock.part(part, "cpu" if part == "data" else self.args.device)
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
-        """Build AdamW with one group per peak rate and weight decay; Trainer's hook for that."""
+        """Build the optimiser, with one group per peak rate and weight decay; Trainer's hook for that."""
         self.optimizer: torch.optim.Optimizer | None
         if self.optimizer is None:
             optimizer_class, options = self.get_optimizer_cls_and_kwargs(self.args, model or self.model)
+            if self.uses_muon:
+                optimizer_class = MuonAdamW
             self.optimizer = optimizer_class(self._parameter_groups(model or self.model), **options)
         return self.optimizer
 
     def _parameter_groups(self, model: nn.Module) -> list[dict[str, Any]]:
-        groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+        groups: dict[tuple[float, float, bool], list[nn.Parameter]] = {}
         for name, parameter in model.named_parameters():
             if parameter.requires_grad:
                 rate = self.recipe.learning_rate_of(name) or self.args.learning_rate
                 decay = self.args.weight_decay if parameter.ndim >= 2 else 0.0
-                groups.setdefault((rate, decay), []).append(parameter)
+                muon = self.uses_muon and is_hidden_matrix(name, parameter)
+                groups.setdefault((rate, decay, muon), []).append(parameter)
         # The run's own rate first: it is the one that Trainer logs.
         ordered = sorted(groups.items(), key=lambda item: (item[0][0] != self.args.learning_rate, item[0]))
-        return [{"params": params, "lr": rate, "weight_decay": decay} for (rate, decay), params in ordered]
+        names = ("lr", "weight_decay", "muon") if self.uses_muon else ("lr", "weight_decay")
+        return [{"params": params, **dict(zip(names, key, strict=False))} for key, params in ordered]
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Write a logged step to metrics.jsonl; Trainer's summary at the end is left out.
@@ -361,6 +369,7 @@ def run_training(
         left_out=left_out or LeftOut(run, ranks, max_bad=config.skip_bad),
         lengths=lengths,
         clock=clock,
+        uses_muon=config.optimizer == "muon",
         model=model,
         args=arguments,
         train_dataset=dataset,

@@ -1,9 +1,9 @@
 """Muon for the matrices between a model's ends, AdamW for all else: fewer steps for small models from nothing.
 
 Muon (Jordan et al. 2024) replaces the step of a matrix by the nearest matrix whose directions are all of one length, so
-that rare ones are learned as fast as common ones. Here its length follows the rate as that of AdamW's steps does (Liu et
-al. 2025, arXiv 2502.16982), so that both share one rate. PyTorch's own works in bfloat16, which processors without it
-emulate at a tenth of their speed.
+that rare ones are learned as fast as common ones. Here its length follows the rate as that of AdamW's steps does (Liu
+et al. 2025, arXiv 2502.16982), so that both share one rate. PyTorch's own works in bfloat16, which processors without
+it emulate at a tenth of their speed.
 """
 
 from __future__ import annotations

@@ -55,7 +55,7 @@ class Recipe:
     pretrain_steps: int = 2500
     pretrain_batch: int = 16
     one_steps: int = 900
-    all_steps: int = 2400
+    all_steps: int = 1600
     finetune_batch: int = 8
     pack: int = 14
     rounds: int = 3

@@ -16,7 +16,7 @@ import torch
 from cope_cli.api.models import SHIPPED_MODEL
 from cope_cli.model.checkpoint import load_videolm, save_videolm
 from cope_cli.model.hub import model_folder
-from tools.tiny_card import RECORDS
+from tools.tiny_card import ABLATION, RECORDS
 
 LIMIT_BYTES = 20_000_000
 
@@ -42,18 +42,22 @@ def ship(run: Path, folder: Path = SHIPPED_MODEL) -> int:
     return size
 
 
-def keep_records(work: Path, records: Path = RECORDS) -> None:
-    """Copy recipe, log, curves and results of a work folder; its own path becomes `.tiny`."""
+def keep_records(work: Path, records: Path = RECORDS, ablation: Path = ABLATION) -> None:
+    """Copy recipe, log, curves, results and ablation of a work folder; its own path becomes `.tiny`."""
     files = {Path(file.name): file for file in (work / "recipe.json", work / "log.json")}
     files |= {Path(f"{file.parent.name}.png"): file for file in work.glob("runs/*/loss.png")}
     files |= {Path("results") / f"{file.parent.name}.json": file for file in work.glob("results/*/accuracy.json")}
+    files = {records / place: file for place, file in files.items()}
+    if (work / "ablation" / "ablation.json").exists():
+        kept = [*work.glob("ablation/*-seed*.json"), work / "ablation" / "ablation.json"]
+        files |= {ablation / file.name: file for file in [*kept, work / "ablation" / "needs-motion.png"]}
     for place, file in files.items():
-        (records / place).parent.mkdir(parents=True, exist_ok=True)
+        place.parent.mkdir(parents=True, exist_ok=True)
         if file.suffix == ".json":
             text = json.dumps(json.loads(file.read_text(encoding="utf-8")), indent=1) + "\n"
-            (records / place).write_text(text.replace(str(work.resolve()), ".tiny"), encoding="utf-8")
+            place.write_text(text.replace(str(work.resolve()), ".tiny"), encoding="utf-8")
         else:
-            shutil.copyfile(file, records / place)
+            shutil.copyfile(file, place)
 
 
 def main() -> None:

@@ -14,7 +14,7 @@ from cope_cli.cli.main import app
 sys.path.insert(0, str(Path(__file__).parents[2]))
 from tools.ship_tiny import keep_records
 from tools.tiny import Recipe, Stage, Work, stages_of
-from tools.tiny_card import costs_table, results_table
+from tools.tiny_card import ablation_table, costs_table, results_table, retrieval_table
 
 
 def test_every_stage_is_a_command_of_cope_with_options_it_takes(tmp_path: Path) -> None:
@@ -101,3 +101,28 @@ def test_records_name_no_path_of_the_machine_and_fill_the_card(tmp_path: Path) -
         "| finetune-one | 2.0 | 2.0 |",
         "| all | 3.5 | 3.5 |",
     ]
+
+
+def test_the_ablation_is_kept_and_shown_beside_the_paper(tmp_path: Path) -> None:
+    work, kept = tmp_path / "work", tmp_path / "kept"
+    (work / "ablation").mkdir(parents=True)
+    share = {"mean": 0.5, "least": 0.25, "most": 0.75, "chance": 0.125}
+    shares = {"needs motion": share, "needs static": {**share, "mean": 0.625}}
+    row = {"num_seeds": 3, "tokens_per_gop": 90, "shares": shares}
+    recalls = {name: {"1": 0.1, "2": 0.2, "5": 0.5} for name in ("model", "vision", "chance")}
+    rows = [{**row, "variant": "on", "retrieval": recalls}, {**row, "variant": "no pre-training (H.2)"}]
+    (work / "ablation" / "ablation.json").write_text(json.dumps({"table": rows}))
+    (work / "ablation" / "on-seed0.json").write_text(json.dumps({"data": str(work / "scenes")}))
+    (work / "ablation" / "data.json").write_text("[]")
+    (work / "ablation" / "needs-motion.png").write_bytes(b"picture")
+    for name in ("recipe", "log"):
+        (work / f"{name}.json").write_text("[]")
+    keep_records(work, tmp_path / "records", kept)
+    assert sorted(file.name for file in kept.iterdir()) == ["ablation.json", "needs-motion.png", "on-seed0.json"]
+    assert json.loads((kept / "on-seed0.json").read_text()) == {"data": ".tiny/scenes"}
+    numbers = "3 | 90 | 50.0 (25.0 to 75.0) | 62.5 (25.0 to 75.0)"
+    assert ablation_table(kept).splitlines()[2:] == [
+        f"| on | {numbers} |  |",
+        f"| no pre-training (H.2) | {numbers} | -3.9 / -2.8 |",
+    ]
+    assert retrieval_table(kept).splitlines()[2] == "| Delta-encoder | 10.0 / 20.0 / 50.0 | 30.1 / 77.2 / 94.9 |"

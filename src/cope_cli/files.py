@@ -69,15 +69,18 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
 def new_folder(path: Path) -> Iterator[Path]:
     """Give a temporary folder beside `path` that takes its name when the block ends without an error.
 
-    A folder already at `path` is replaced. If the block raises, nothing is left behind.
+    A folder already at `path` is replaced. If the block raises, nothing is left behind. Whoever may read the folder may
+    read its files: safetensors gives some of its own to their owner alone.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     temporary.mkdir()
+    readable = temporary.stat().st_mode & 0o666
     try:
         yield temporary
         for file in temporary.rglob("*"):
             if file.is_file():
+                file.chmod(readable)
                 sync_file(file)
         if path.exists():
             old = path.with_name(f".{path.name}.old.{uuid.uuid4().hex}")

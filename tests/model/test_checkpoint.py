@@ -70,6 +70,14 @@ def test_logits_and_answers_survive_bit_by_bit(small: tuple[VideoLM, Any], saved
     assert not loaded.model.training
 
 
+def test_whoever_may_read_the_folder_may_read_its_files(saved: Path) -> None:
+    may_read = saved.stat().st_mode & 0o444
+    assert {file.name: file.stat().st_mode & 0o444 for file in saved.iterdir()} == {
+        file.name: may_read for file in saved.iterdir()
+    }
+    assert "model.safetensors" in {file.name for file in saved.iterdir()}
+
+
 def test_plain_transformers_loads_the_same_folder(small: tuple[VideoLM, Any], saved: Path) -> None:
     from transformers import LlavaOnevisionForConditionalGeneration
 

@@ -20,7 +20,7 @@ from cope_cli.stages.scenes import COLOURS
 from cope_cli.world import facts
 from cope_cli.world.records import GOP_FRAMES, Clip, Shot
 from cope_cli.world.themes import SHAPES
-from cope_cli.world.words import CELLS, LETTER_LINE, LETTERS, NONE, NONE_REPLY, NUMBERS, OPTION_LINE, WHICH, WORDINGS
+from cope_cli.world.words import CELLS, LETTERS, NONE, NONE_REPLY, NUMBERS, OPTION_LINE, WHICH, WORDINGS
 
 DATA_SOURCE = "cope_scenes"
 #: Motion kind -> so many different answers it needs among the twins: all there are, where that is a closed set.
@@ -40,7 +40,6 @@ _LEAST_ANSWERS = {
     "caption": 3,
 }
 _MOST_MOTION = 5  # questions to a group
-_LETTER_SHARE = 0.5  # of choices
 _MOST_STATIC = 2  # questions to a clip
 _CHOICE_SHARE = 0.25  # a choice takes twice the tokens of an open question, and teaches one
 #: Kinds whose question says what there is to choose from, or has no options.
@@ -119,27 +118,23 @@ def _asked(candidate: Candidate, twins: Sequence[int], rng: np.random.Generator)
     found = sorted({str(candidate.answers[twin]) for twin in twins})
     is_choice = candidate.kind not in _ALWAYS_OPEN and rng.random() < _CHOICE_SHARE
     options = [found[index] for index in rng.permutation(len(found))] if is_choice else None
-    wants_letter = is_choice and rng.random() < _LETTER_SHARE
     kind = {"first direction": "direction", "last direction": "direction"}.get(candidate.kind, candidate.kind)
     marks = {"kind": kind, "needs": "motion", "chance": 1 / len(found)}
     form = {"form": "caption"} if kind == "caption" else {}
     a, b = candidate.a, candidate.b
-    items = (_item(wording, a, b, str(candidate.answers[twin]), options, wants_letter) for twin in twins)
+    items = (_item(wording, a, b, str(candidate.answers[twin]), options) for twin in twins)
     return [{**item, **marks, **form} for item in items]
 
 
-def _item(
-    wording: tuple[str, str], a: str, b: str, answer: str, options: Sequence[str] | None, wants_letter: bool
-) -> dict[str, Any]:
+def _item(wording: tuple[str, str], a: str, b: str, answer: str, options: Sequence[str] | None) -> dict[str, Any]:
     """Return what is said, and the short answer: the letter where there are options."""
     question, reply = wording[0].format(a=a, b=b), wording[1].format(a=a, b=b, x=answer)
     if answer == NONE:
         reply = NONE_REPLY
     if options is not None:
         lines = [f"{letter}. {option}" for letter, option in zip(LETTERS, options, strict=False)]
-        question = "\n".join([question, *lines, LETTER_LINE if wants_letter else OPTION_LINE])
-        letter = LETTERS[options.index(answer)]
-        reply, answer = f"{answer}, {letter}." if wants_letter else f"{answer}.", letter
+        question = "\n".join([question, *lines, OPTION_LINE])
+        reply, answer = f"{answer}.", LETTERS[options.index(answer)]
     said = [{"from": "human", "value": f"<image>\n{question}"}, {"from": "gpt", "value": reply}]
     form = "open" if options is None else "choice"
     return {"conversations": said, "form": form, "answer": answer, "options": None if options is None else [*options]}
@@ -244,9 +239,8 @@ def _static(clip: Clip, rng: np.random.Generator) -> list[dict[str, Any]]:
         _, about, answer = among[rng.integers(len(among))]
         wording = WORDINGS[kind][rng.integers(len(WORDINGS[kind]))]
         options = _static_options(kind, answer, rng) if rng.random() < _CHOICE_SHARE else None
-        wants_letter = options is not None and rng.random() < _LETTER_SHARE
         marks = {"kind": kind, "needs": "static", "chance": None}
-        items.append({**_item(wording, about, "", answer, options, wants_letter), **marks})
+        items.append({**_item(wording, about, "", answer, options), **marks})
     return items
 
 

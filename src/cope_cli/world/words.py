@@ -15,9 +15,8 @@ from cope_cli.world.records import DIRECTIONS
 from cope_cli.world.themes import SHAPES
 
 LETTERS = "ABCD"
-#: What follows options: one wants the option's words and then its letter, the other the words alone. A letter without
-#: words before it is hard for a small model: it has to find the answer and its place in one step.
-LETTER_LINE, OPTION_LINE = "Answer with the letter at the end.", "Which one?"
+#: What follows options: their words are wanted. Letters, alone or after the words, took more steps than there were.
+OPTION_LINE = "Which one?"
 NONE, NONE_REPLY = "none of them", "None of them."
 CELLS = (
     *("top left", "top", "top right"),
@@ -166,5 +165,5 @@ def vocabulary() -> list[str]:
     texts = [part for wordings in WORDINGS.values() for wording in wordings for part in wording]
     texts += [*CAPTION_PARTS, *ACTS.values(), *MEETINGS.values(), *CAMERA.values(), *WHICH.values()]
     texts += [*STATES, *CELLS, *NUMBERS, *LETTERS, *COLOURS, *SHAPES, *DIRECTIONS]
-    texts += [NONE, NONE_REPLY, LETTER_LINE, OPTION_LINE, "A."]
+    texts += [NONE, NONE_REPLY, OPTION_LINE, "A."]
     return sorted({token for text in texts for token in tokens_of(re.sub(r"\{.\}", " ", text))})

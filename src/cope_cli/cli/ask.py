@@ -9,9 +9,9 @@ import typer
 
 from cope_cli.cli import show
 from cope_cli.cli.options import DEFAULT_CACHE, DEFAULT_RUNS, CacheOption, JsonOption, RunsOption
-from cope_cli.cli.quick_imports import quick_imports
 from cope_cli.config import parse_fusion
 from cope_cli.errors import UsageError
+from cope_cli.model.quick_imports import quick_imports
 
 if TYPE_CHECKING:
     from multiprocessing.process import BaseProcess

@@ -7,7 +7,7 @@ import sys
 
 QUICK = """
 import sys
-from cope_cli.cli.quick_imports import quick_imports
+from cope_cli.model.quick_imports import quick_imports
 with quick_imports():
     from transformers import LlavaOnevisionForConditionalGeneration
 """
@@ -48,7 +48,7 @@ def test_a_process_that_has_transformers_is_left_as_it_is() -> None:
     code = """
 import gc, transformers
 from transformers import LlavaOnevisionForConditionalGeneration
-from cope_cli.cli.quick_imports import quick_imports
+from cope_cli.model.quick_imports import quick_imports
 with quick_imports():
     from transformers.utils import is_torch_distributed_available
 print(is_torch_distributed_available(), gc.isenabled())

@@ -19,7 +19,7 @@ from cope_cli.stages.encode import encode_video
 from cope_cli.stages.extract import extract_video
 from cope_cli.stages.frames import FramesRequest
 
-KNOWN = ("tiny_right_then_down", "tiny_vanishes")
+KNOWN = ("tiny_right_then_down", "tiny_camera_pan")
 MODES: tuple[DeltaMode, DeltaMode] = ("on", "zero")
 SAMPLES = Path(__file__).parents[2] / "sample_videos"
 

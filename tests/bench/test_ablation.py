@@ -103,6 +103,22 @@ def test_results_are_kept_and_only_what_changed_is_run(tmp_path: Path, monkeypat
     assert asked == ["one branch 0", "one branch 1"]
 
 
+def test_an_interrupted_one_leaves_the_table_of_what_it_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def measured(ablation: Any, variant: Any, seed: int, *rest: Any) -> dict[str, Any]:
+        if (variant.name, seed) == ("without", 1):
+            raise KeyboardInterrupt
+        return {"accuracy": {"rows": {"all": {"accuracy": 0.5, "chance": 0.25}}}, "tokens_per_gop": 90}
+
+    monkeypatch.setattr(module, "_measured", measured)
+    with pytest.raises(KeyboardInterrupt):
+        run_ablation(read_ablation(write(tmp_path)), Cache(tmp_path / "cache"), tmp_path / "out")
+    rows = json.loads((tmp_path / "out" / "ablation.json").read_text())["table"]
+    assert [(row["variant"], row["num_seeds"]) for row in rows] == [
+        *(("all of it", 2), ("zeroed", 2)),
+        *(("without", 1), ("one branch", 1)),
+    ]
+
+
 def test_only_questions_of_the_kinds_asked_for_are_trained_and_tested(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -223,8 +223,13 @@ def run_ablation(
             result |= _measured(ablation, variant, seed, cache, out / "runs", device, on_note)
             write_json(file, result)
             found.append(result)
-    write_json(out / "ablation.json", {"results": found, "table": table(ablation, found)})
+            _write_table(ablation, found, out)
+    _write_table(ablation, found, out)
     return found
+
+
+def _write_table(ablation: Ablation, found: Sequence[Mapping[str, Any]], out: Path) -> None:
+    write_json(out / "ablation.json", {"results": found, "table": table(ablation, found)})
 
 
 def _of_kinds(items: Path, kinds: Sequence[str], out: Path) -> Path:

@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 
 from cope_cli.api.models import SHIPPED_MODEL
+from cope_cli.files import write_json
 from cope_cli.model.checkpoint import load_videolm, save_videolm
 from cope_cli.model.hub import model_folder
 from tools.tiny_card import ABLATION, RECORDS
@@ -51,6 +52,10 @@ def keep_records(work: Path, records: Path = RECORDS, ablation: Path = ABLATION)
     if (work / "ablation" / "ablation.json").exists():
         kept = [*work.glob("ablation/*-seed*.json"), work / "ablation" / "ablation.json"]
         files |= {ablation / file.name: file for file in [*kept, work / "ablation" / "needs-motion.png"]}
+    vision = work / "runs" / "vision" / "config.json"
+    if vision.exists():
+        found = json.loads(vision.read_text(encoding="utf-8"))["slots_of_clips"]
+        write_json(records / "vision.json", found)
     for place, file in files.items():
         place.parent.mkdir(parents=True, exist_ok=True)
         if file.suffix == ".json":

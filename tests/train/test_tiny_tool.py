@@ -81,6 +81,7 @@ def test_records_name_no_path_of_the_machine_and_fill_the_card(tmp_path: Path) -
         (work / "results" / name / "accuracy.json").write_text(json.dumps(result))
     (work / "runs" / "vision").mkdir(parents=True)
     (work / "runs" / "vision" / "loss.png").write_bytes(b"picture")
+    (work / "runs" / "vision" / "config.json").write_text('{"slots_of_clips": {"colour_right": 0.5}, "seed": 0}')
     (work / "recipe.json").write_text("{}")
     lines = [("scenes-one", 60.0), ("scenes-all", 30.0), ("finetune-one", 120.0)]
     log = [
@@ -91,6 +92,7 @@ def test_records_name_no_path_of_the_machine_and_fill_the_card(tmp_path: Path) -
     keep_records(work, records)
     assert not [file for file in records.rglob("*.json") if str(tmp_path) in file.read_text()]
     assert (records / "vision.png").read_bytes() == b"picture"
+    assert json.loads((records / "vision.json").read_text()) == {"colour_right": 0.5}
     columns = {"on": "evaluate-val-all-on-all-on", "zeroed": "evaluate-val-all-on-all-zero"}
     assert results_table(columns, records).splitlines()[2:] == [
         f"| {name} | 8 | 25 | 50.0 (40.0 to 60.0) | 25.0 (15.0 to 35.0) |"

@@ -129,9 +129,10 @@ def test_an_empty_cache_says_what_to_run(tmp_path):
 
 
 def test_without_a_model_the_shipped_one_answers_and_says_what_it_knows(tmp_path):
-    result = cope("ask", SAMPLES / "still_scene.mp4", "What happened?", "--runs", tmp_path, "--cache", tmp_path / "c")
+    video = SAMPLES / "tiny_right_then_down.mp4"
+    result = cope("ask", video, "What happened?", "--runs", tmp_path, "--cache", tmp_path / "c")
     assert result.returncode == 0
-    assert "Nothing happens." in result.stdout
+    assert "The purple square moves right, then down." in result.stdout
     assert "knows rendered scenes" in result.stderr
     assert "--model" in result.stderr
 

@@ -128,6 +128,15 @@ def test_an_empty_cache_says_what_to_run(tmp_path):
     assert "cope encode" in result.stderr
 
 
+@pytest.mark.parametrize(
+    "args", [("vision", "--data", SAMPLES), ("pretrain",), ("finetune", "--data", "qa.json")], ids=lambda args: args[0]
+)
+def test_every_training_stage_takes_an_optimiser(args, tmp_path):
+    result = cope("train", *args, "--optimizer", "lion", "--runs", tmp_path, "--cache", tmp_path / "c")
+    assert result.returncode == 2
+    assert "--optimizer lion: expected adamw or muon" in result.stderr
+
+
 def test_without_a_model_the_shipped_one_answers_and_says_what_it_knows(tmp_path):
     video = SAMPLES / "tiny_right_then_down.mp4"
     result = cope("ask", video, "What happened?", "--runs", tmp_path, "--cache", tmp_path / "c")

@@ -132,6 +132,9 @@ def test_it_learns_resumes_exactly_and_pre_training_goes_on_from_it(world: tuple
     train_vision(cache, config(folder), whole.path)
     with pytest.raises(Killed):
         train_vision(cache, config(folder), broken.path, on_progress=kill_at(5))
+    kept = torch.load(broken.path / "checkpoint-3" / "optimizer.pt", weights_only=True)["state"].values()
+    assert {"momentum"} in (set(state) for state in kept)  # of Muon
+    assert {"step", "exp_avg", "exp_avg_sq"} in (set(state) for state in kept)  # of AdamW
     result = train_vision(cache, config(folder), broken.path, resume=True)
     assert losses(broken.metrics()) == losses(whole.metrics())
     for file in whole.result.glob("*.safetensors"):

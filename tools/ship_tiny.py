@@ -69,7 +69,7 @@ def main() -> None:
     """Ship the last run of a work folder, or another."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("work", type=Path, nargs="?", default=Path(".tiny"), help="work folder of make tiny")
-    parser.add_argument("--run", default="all", help="the training run whose model is shipped")
+    parser.add_argument("--run", default="finetune", help="the training run whose model is shipped")
     options = parser.parse_args()
     print(f"{SHIPPED_MODEL}: {ship(options.work / 'runs' / options.run) / 1e6:.1f} MB")
     keep_records(options.work)

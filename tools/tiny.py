@@ -4,7 +4,7 @@
 scenes, encode, extract     clips with one object and with one to four, for training, validation and tests
 vision                      the vision tower, on still pictures
 pretrain                    the Delta-encoder
-finetune-one, finetune-all  the VideoLM: one object first, then all
+finetune                    the VideoLM, on clips of both worlds
 evaluate-val-*              right answers on validation clips, to choose by
 evaluate-test-*             right answers on test clips, once: Delta-tokens on, zeroed, left out
 ```
@@ -36,30 +36,36 @@ class Recipe:
         num_all: training clips with one to four.
         num_val: validation clips of each of the two worlds.
         num_test: test clips of each of the two worlds.
-        vision_steps: of 32 pictures.
+        vision_steps: of `vision_batch` pictures.
+        vision_batch: pictures in a step.
         pretrain_steps: of `pretrain_batch` pairs of slots.
         pretrain_batch: pairs in a step.
-        one_steps: finetuning steps on one object, of `finetune_batch` packs.
-        all_steps: finetuning steps on all clips.
+        finetune_steps: of `finetune_batch` packs.
         finetune_batch: packs in a step.
         pack: questions behind one visual prefix.
-        rounds: how often questions are drawn for a training clip.
-        seed: of everything.
+        rounds_one: how often questions are drawn for a training clip with one object.
+        rounds_all: the same with one to four, about which there is more to ask.
+        share_one: of the questions about one object that finetuning asks; the controls of `recipes/` ask all.
+        seed: of everything but the test clips.
+        test_seed: of the test clips: new ones once a model's answers about the last have been looked at.
     """
 
     num_one: int = 3000
     num_all: int = 4000
     num_val: int = 200
     num_test: int = 600
-    vision_steps: int = 3000
-    pretrain_steps: int = 2500
+    vision_steps: int = 1200
+    vision_batch: int = 16
+    pretrain_steps: int = 400
     pretrain_batch: int = 16
-    one_steps: int = 900
-    all_steps: int = 1600
+    finetune_steps: int = 1800
     finetune_batch: int = 8
-    pack: int = 14
-    rounds: int = 3
+    pack: int = 18
+    rounds_one: int = 3
+    rounds_all: int = 6
+    share_one: str = "34%"
     seed: int = 0
+    test_seed: int = 1
 
     def scaled(self, scale: float) -> Recipe:
         """Return a recipe with that share of clips and steps, to try the machinery."""
@@ -158,11 +164,13 @@ def _data_stages(recipe: Recipe, folder: Path, workers: int) -> list[Stage]:
         ("test-one", recipe.num_test, "1", "test", "cache-test"),
         ("test-all", recipe.num_test, "1-4", "test", "cache-test"),
     ]
+    rounds = {"one": recipe.rounds_one, "all": recipe.rounds_all}
     found = []
     for number, (name, count, objects, split, cache) in enumerate(sets):
         out = folder / "scenes" / name
-        scenes = ["scenes", "--num", str(count), "--seed", str(recipe.seed * 10 + number), "--objects", objects]
-        scenes += ["--split", split, "--rounds", str(recipe.rounds if split == "train" else 1), "--out", str(out)]
+        seed = (recipe.test_seed if split == "test" else recipe.seed) * 10 + number
+        scenes = ["scenes", "--num", str(count), "--seed", str(seed), "--objects", objects]
+        scenes += ["--split", split, "--rounds", str(rounds.get(name, 1)), "--out", str(out)]
         scenes += ["--workers", str(workers)]
         encode = ["encode", str(out / "clips"), "--workers", str(workers)]
         extract = ["extract", "--fusion", "30", "--grid", "128", "--frame-size", "128", "--workers", str(workers)]
@@ -176,57 +184,42 @@ def _data_stages(recipe: Recipe, folder: Path, workers: int) -> list[Stage]:
 def _training_stages(recipe: Recipe, folder: Path) -> list[Stage]:
     runs, scenes = folder / "runs", folder / "scenes"
     common = ["--grid", "128", "--seed", str(recipe.seed), "--log-steps", "20", "--save-steps", "200"]
+    common += ["--optimizer", "muon"]
     vision = ["train", "vision", "--data", str(scenes / "val-one"), "--data", str(scenes / "val-all")]
-    vision += ["--lr", "2e-3", "--run", "vision"]
-    vision += ["--steps", str(recipe.vision_steps), "--batch-size", "32", *common]
+    vision += ["--steps", str(recipe.vision_steps), "--batch-size", str(recipe.vision_batch), "--lr", "3e-3"]
+    vision += ["--run", "vision", *common]
     pretrain = ["train", "pretrain", "--model", str(runs / "vision"), "--recipe", "small", "--delta-preset", "tiny"]
-    pretrain += ["--steps", str(recipe.pretrain_steps), "--batch-size", str(recipe.pretrain_batch), "--lr", "1e-3"]
-    pretrain += ["--store-features", "--held-out", "0.03", "--eval-pairs", "500", "--run", "pretrain", *common]
-    finetune = [
-        "train",
-        "finetune",
-        "--keyframes",
-        "1",
-        "--pack",
-        str(recipe.pack),
-        "--group-by-length",
-        "--lr",
-        "2e-3",
-        "--optimizer",
-        "muon",
-        "--beta2",
-        "0.95",
-    ]
-    finetune += ["--batch-size", str(recipe.finetune_batch), *common]
-    one = [*finetune, "--model", str(runs / "vision"), "--delta-encoder", "pretrain", "--run", "one"]
-    one += ["--data", str(scenes / "one" / "questions.json"), "--steps", str(recipe.one_steps)]
-    everything = [*finetune, "--model", str(runs / "one"), "--run", "all", "--steps", str(recipe.all_steps)]
-    everything += ["--data", str(scenes / "recipe.yaml")]
+    pretrain += ["--steps", str(recipe.pretrain_steps), "--batch-size", str(recipe.pretrain_batch), "--lr", "4e-3"]
+    pretrain += ["--held-out", "0.03", "--eval-pairs", "500", "--run", "pretrain", *common]
+    finetune = ["train", "finetune", "--model", str(runs / "vision"), "--delta-encoder", "pretrain"]
+    finetune += ["--data", str(scenes / "recipe.yaml"), "--keyframes", "1", "--pack", str(recipe.pack)]
+    finetune += ["--group-by-length", "--steps", str(recipe.finetune_steps), "--lr", "2e-3", "--beta2", "0.95"]
+    finetune += ["--batch-size", str(recipe.finetune_batch), "--run", "finetune", *common]
     return [
         Stage(name="vision", arguments=vision, run="vision", cache="cache-val"),
         Stage(name="pretrain", arguments=pretrain, run="pretrain"),
-        Stage(name="finetune-one", arguments=one, run="one"),
-        Stage(name="finetune-all", arguments=everything, run="all"),
+        Stage(name="finetune", arguments=finetune, run="finetune"),
     ]
 
 
 def _evaluations(folder: Path) -> list[Stage]:
-    def evaluate(run: str, split: str, world: str, delta: str) -> Stage:
-        name = f"evaluate-{split}-{run}-on-{world}-{delta}"
+    def evaluate(split: str, world: str, delta: str) -> Stage:
+        name = f"evaluate-{split}-{world}-{delta}"
         questions = folder / "scenes" / f"{split}-{world}" / "questions.json"
-        arguments = ["bench", "--accuracy", run, "--data", str(questions), "--delta", delta]
+        arguments = ["bench", "--accuracy", "finetune", "--data", str(questions), "--delta", delta]
         arguments += ["--out", str(folder / "results" / name)]
         return Stage(name=name, arguments=arguments, cache=f"cache-{split}")
 
-    val = [evaluate(run, "val", world, "on") for run, world in (("one", "one"), ("all", "one"), ("all", "all"))]
-    return val + [evaluate("all", "test", world, delta) for world in ("one", "all") for delta in ("on", "zero", "off")]
+    val = [evaluate("val", world, "on") for world in ("one", "all")]
+    return val + [evaluate("test", world, delta) for world in ("one", "all") for delta in ("on", "zero", "off")]
 
 
-def write_recipe(folder: Path) -> None:
+def write_recipe(folder: Path, share_one: str) -> None:
     """Write the list of both worlds' training questions, for `--data`."""
     scenes = folder / "scenes"
     scenes.mkdir(parents=True, exist_ok=True)
-    lines = ["datasets:", "  - json_path: one/questions.json", "  - json_path: all/questions.json"]
+    lines = ["datasets:", "  - json_path: all/questions.json"]
+    lines += ["  - json_path: one/questions.json", f'    sampling_strategy: "first:{share_one}"']
     (scenes / "recipe.yaml").write_text("\n".join(lines) + "\n")
 
 
@@ -243,7 +236,7 @@ def main() -> None:
     recipe = Recipe() if options.scale == 1 else Recipe().scaled(options.scale)
     options.out.mkdir(parents=True, exist_ok=True)
     (options.out / "recipe.json").write_text(json.dumps(asdict(recipe), indent=2) + "\n")
-    write_recipe(options.out)
+    write_recipe(options.out, recipe.share_one)
     work = Work(options.out, options.threads)
     for stage in stages_of(recipe, options.out, options.workers):
         if any(fnmatch(stage.name, pattern) for pattern in options.only):

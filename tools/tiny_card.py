@@ -69,7 +69,7 @@ def costs_table(records: Path = RECORDS) -> str:
     """Return CPU and wall seconds of every kind of stage, as a Markdown table."""
     seconds: dict[str, list[float]] = {}
     for line in json.loads((records / "log.json").read_text(encoding="utf-8")):
-        kind = line["name"].split("-")[0] if not line["name"].startswith("finetune") else line["name"]
+        kind = line["name"].split("-")[0]
         sums = seconds.setdefault(kind, [0.0, 0.0])
         sums[0] += line["cpu_seconds"]
         sums[1] += line["wall_seconds"]

@@ -23,7 +23,7 @@ def test_words_visual_tokens_and_what_a_layer_adds_are_of_like_size() -> None:
     language_model = model.base.model.language_model
     words = language_model.embed_tokens(torch.tensor([tokenizer("Which way does the red circle move?")["input_ids"]]))
     generator = torch.Generator().manual_seed(0)
-    seen = model.pooled_tokens(torch.randn((2, 64, 128), generator=generator))
+    seen = model.pooled_tokens(torch.randn((2, model.patches_per_side**2, 128), generator=generator))
     sizes = [root_mean_square(values) for values in (words, seen, model.base.model.image_newline)]
     assert max(sizes) < 2 * min(sizes)
     inputs = torch.cat([seen.flatten(0, 1)[None], words], 1)
@@ -38,3 +38,18 @@ def test_it_is_small_enough_to_be_shipped() -> None:
     assert num_parameters < MOST_PARAMETERS
     assert 2 * num_parameters < MOST_BYTES  # in bfloat16
     assert model.vision_size_px == SIZE_PX
+
+
+@torch.no_grad()
+def test_a_fresh_patch_looks_at_itself_and_then_at_its_neighbours() -> None:
+    model, _ = build_tiny_videolm(vocabulary())
+    tower = model.base.model.vision_tower
+    tower = getattr(tower, "vision_model", tower)
+    side, patch = model.patches_per_side, 5 * model.patches_per_side + 9
+    layer = tower.encoder.layers[0]
+    places = layer.layer_norm1(tower.embeddings.position_embedding.weight)
+    queries, keys = layer.self_attn.q_proj(places[patch]), layer.self_attn.k_proj(places)
+    likes = (keys @ queries).reshape(side, side)
+    away = (torch.arange(side)[:, None] - 5).abs() + (torch.arange(side)[None] - 9).abs()
+    assert likes[away == 0] == likes.max()
+    assert likes[away == 1].mean() > 2 * likes[away > 4].mean()

@@ -10,10 +10,11 @@ import pytest
 from typer.main import get_command
 
 from cope_cli.cli.main import app
+from cope_cli.data.recipes import read_data
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 from tools.ship_tiny import keep_records
-from tools.tiny import Recipe, Stage, Work, stages_of
+from tools.tiny import Recipe, Stage, Work, stages_of, write_recipe
 from tools.tiny_card import ablation_table, costs_table, results_table, retrieval_table
 
 
@@ -26,6 +27,17 @@ def test_every_stage_is_a_command_of_cope_with_options_it_takes(tmp_path: Path) 
             command = command.commands[arguments.pop(0)]
         known = {option for parameter in command.params for option in parameter.opts}
         assert {argument for argument in arguments if argument.startswith("--")} <= known, stage.name
+
+
+def test_both_worlds_are_asked_about_and_one_object_less(tmp_path: Path) -> None:
+    for name, number in (("one", 6), ("all", 4)):
+        (tmp_path / "scenes" / name).mkdir(parents=True)
+        said = [{"from": "human", "value": "<image>\nWhat?"}, {"from": "gpt", "value": "This."}]
+        items = [{"id": f"{name}-{index}", "video": "clips/a.mp4", "conversations": said} for index in range(number)]
+        (tmp_path / "scenes" / name / "questions.json").write_text(json.dumps(items))
+    write_recipe(tmp_path, "50%")
+    read = read_data(tmp_path / "scenes" / "recipe.yaml")
+    assert [item.id for item in read.items] == [*(f"all-{index}" for index in range(4)), "one-0", "one-1", "one-2"]
 
 
 def test_a_small_recipe_keeps_twins_together() -> None:
@@ -74,7 +86,7 @@ def test_an_unfinished_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 def test_records_name_no_path_of_the_machine_and_fill_the_card(tmp_path: Path) -> None:
     work, records = tmp_path / "work", tmp_path / "records"
-    for name, value in (("evaluate-val-all-on-all-on", 0.5), ("evaluate-val-all-on-all-zero", 0.25)):
+    for name, value in (("evaluate-val-all-on", 0.5), ("evaluate-val-all-zero", 0.25)):
         (work / "results" / name).mkdir(parents=True)
         row = {"num_questions": 8, "accuracy": value, "chance": 0.25, "low": value - 0.1, "high": value + 0.1}
         result = {"data": str(work / "scenes" / "all"), "rows": {"kind end": row, "needs motion": row, "all": row}}
@@ -83,7 +95,7 @@ def test_records_name_no_path_of_the_machine_and_fill_the_card(tmp_path: Path) -
     (work / "runs" / "vision" / "loss.png").write_bytes(b"picture")
     (work / "runs" / "vision" / "config.json").write_text('{"slots_of_clips": {"colour_right": 0.5}, "seed": 0}')
     (work / "recipe.json").write_text("{}")
-    lines = [("scenes-one", 60.0), ("scenes-all", 30.0), ("finetune-one", 120.0)]
+    lines = [("scenes-one", 60.0), ("scenes-all", 30.0), ("finetune", 120.0)]
     log = [
         {"name": name, "command": ["--out", str(work / name)], "code": 0, "cpu_seconds": cpu, "wall_seconds": cpu}
         for name, cpu in lines
@@ -93,14 +105,14 @@ def test_records_name_no_path_of_the_machine_and_fill_the_card(tmp_path: Path) -
     assert not [file for file in records.rglob("*.json") if str(tmp_path) in file.read_text()]
     assert (records / "vision.png").read_bytes() == b"picture"
     assert json.loads((records / "vision.json").read_text()) == {"colour_right": 0.5}
-    columns = {"on": "evaluate-val-all-on-all-on", "zeroed": "evaluate-val-all-on-all-zero"}
+    columns = {"on": "evaluate-val-all-on", "zeroed": "evaluate-val-all-zero"}
     assert results_table(columns, records).splitlines()[2:] == [
         f"| {name} | 8 | 25 | 50.0 (40.0 to 60.0) | 25.0 (15.0 to 35.0) |"
         for name in ("all", "needs motion", "kind end")
     ]
     assert costs_table(records).splitlines()[2:] == [
         "| scenes | 1.5 | 1.5 |",
-        "| finetune-one | 2.0 | 2.0 |",
+        "| finetune | 2.0 | 2.0 |",
         "| all | 3.5 | 3.5 |",
     ]
 

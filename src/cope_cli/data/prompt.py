@@ -10,7 +10,7 @@ This is LLaVA-Video's `qwen_1_5` layout (ChatML, visual block first). Its time i
 frame; here it lists the keyframes' times and says how far apart the slots are, because a time per slot would double
 what a P slot costs (SPEC section 3). Where all shown slots are RGB the sentence is LLaVA-Video's own.
 
-A tokenizer may ask for a short form (`SHORT_PROMPT` in its configuration), as cope-tiny's does, whose 90 visual tokens
+A tokenizer may ask for a short form (`SHORT_PROMPT` in its configuration), as cope-tiny's does, whose 142 visual tokens
 would otherwise stand among as many of text:
 
 ```

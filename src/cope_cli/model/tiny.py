@@ -1,16 +1,18 @@
 """cope-tiny: the parts of every other size, small enough to be trained from nothing on a CPU and to be shipped.
 
 ```
-vision tower   128 px in 8 x 8 patches of 16, width 128, 4 layers   -> 4 x 4 RGB tokens and 4 newlines per RGB slot
+vision tower   128 px in 16 x 16 patches of 8, width 128, 4 layers  -> 8 x 8 RGB tokens and 8 newlines per RGB slot
 Delta-encoder  grid 128, width 128, 2 layers per branch             -> 4 + 4 Delta-tokens and 2 newlines per P slot
 LLM            Qwen2, width 192, 5 layers, a vocabulary of its own
 ```
 
-One GOP of eight slots, one of them RGB, takes 20 + 7 * 10 = 90 tokens.
+One GOP of eight slots, one of them RGB, takes 72 + 7 * 10 = 142 tokens. With patches of 16 and 4 x 4 RGB tokens, a
+token is larger than a thing, two things share one, and the language model does not learn which has which colour.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection
 from typing import Any
 
@@ -34,6 +36,10 @@ _WEIGHT_STD = 0.05
 #: The same of token embeddings and newline, about the size of what the layers add to them. At that of the weights,
 #: words drown in the mean of what attention sees, and training starts by getting rid of that.
 _EMBEDDING_STD = 0.5
+#: Half-waves over the picture's side, from and to, that fresh positions of patches are made of.
+_HALF_WAVES = (0.5, 10.0)
+#: Of fresh queries and keys over other weights: a patch sees itself most, then its neighbours.
+_QUERY_GAIN = 1.4
 
 
 GEOMETRY = Geometry(
@@ -48,7 +54,7 @@ GEOMETRY = Geometry(
     context_tokens=CONTEXT_TOKENS,
     rope_theta=10_000.0,
     image_px=SIZE_PX,
-    patch_px=16,
+    patch_px=8,
     vision_width=128,
     vision_mlp_width=512,
     vision_layers=4,
@@ -75,6 +81,7 @@ def build_tiny_videolm(
     delta = DeltaEncoderConfig.preset(GEOMETRY.delta_preset, **{"grid_px": SIZE_PX, **delta_changes})
     model = fresh_videolm(GEOMETRY, tokenizer, delta if delta_encoder else None, seed=seed, weight_std=_WEIGHT_STD)
     _balance(model)
+    _look_around(model)
     return model, tokenizer
 
 
@@ -90,3 +97,24 @@ def _balance(model: VideoLM) -> None:
     for layer in layers:  # two additions a layer: their sum, not each, is to have the size of one
         for added in (layer.self_attn.o_proj, layer.mlp.down_proj):
             added.weight.mul_((2 * len(layers)) ** -0.5)
+
+
+@torch.no_grad()
+def _look_around(model: VideoLM) -> None:
+    """Let each patch look at its neighbours first: positions are waves, and keys are queries.
+
+    After Trockman and Kolter 2023 (arXiv 2305.09828). With random ones a tower first has to learn which patches are
+    neighbours before it can learn a shape.
+    """
+    tower: Any = model.base.model.vision_tower
+    tower = getattr(tower, "vision_model", tower)
+    positions = tower.embeddings.position_embedding.weight
+    side = model.patches_per_side
+    waves = torch.logspace(*(math.log10(number * math.pi) for number in _HALF_WAVES), positions.shape[1] // 4)
+    angles = torch.arange(side)[:, None] / side * waves
+    axis = torch.cat([angles.sin(), angles.cos()], 1)
+    both = torch.cat([axis[:, None].expand(-1, side, -1), axis[None].expand(side, -1, -1)], 2).flatten(0, 1)
+    positions.copy_(both * _EMBEDDING_STD / both.std())
+    for layer in tower.encoder.layers:
+        layer.self_attn.q_proj.weight.mul_(_QUERY_GAIN)
+        layer.self_attn.k_proj.weight.copy_(layer.self_attn.q_proj.weight)

@@ -2,7 +2,7 @@
 
 ```
 scenes, encode, extract     clips with one object and with one to four, for training, validation and tests
-vision                      the vision tower, on still pictures
+vision, vision-again        the vision tower, on still pictures, and on others
 pretrain                    the Delta-encoder
 finetune                    the VideoLM, on clips of both worlds
 evaluate-val-*              right answers on validation clips, to choose by
@@ -37,6 +37,7 @@ class Recipe:
         num_val: validation clips of each of the two worlds.
         num_test: test clips of each of the two worlds.
         vision_steps: of `vision_batch` pictures.
+        vision_again_steps: the same, from where those ended, on other pictures.
         vision_batch: pictures in a step.
         pretrain_steps: of `pretrain_batch` pairs of slots.
         pretrain_batch: pairs in a step.
@@ -55,6 +56,7 @@ class Recipe:
     num_val: int = 200
     num_test: int = 600
     vision_steps: int = 1200
+    vision_again_steps: int = 800
     vision_batch: int = 16
     pretrain_steps: int = 400
     pretrain_batch: int = 16
@@ -183,20 +185,32 @@ def _data_stages(recipe: Recipe, folder: Path, workers: int) -> list[Stage]:
 
 def _training_stages(recipe: Recipe, folder: Path) -> list[Stage]:
     runs, scenes = folder / "runs", folder / "scenes"
-    common = ["--grid", "128", "--seed", str(recipe.seed), "--log-steps", "20", "--save-steps", "200"]
-    common += ["--optimizer", "muon"]
-    vision = ["train", "vision", "--data", str(scenes / "val-one"), "--data", str(scenes / "val-all")]
-    vision += ["--steps", str(recipe.vision_steps), "--batch-size", str(recipe.vision_batch), "--lr", "3e-3"]
-    vision += ["--run", "vision", *common]
-    pretrain = ["train", "pretrain", "--model", str(runs / "vision"), "--recipe", "small", "--delta-preset", "tiny"]
+    again = ["--grid", "128", "--log-steps", "20", "--save-steps", "200", "--optimizer", "muon"]
+    common = ["--seed", str(recipe.seed), *again]
+    pictures = ["train", "vision", "--data", str(scenes / "val-one"), "--data", str(scenes / "val-all")]
+    pictures += ["--batch-size", str(recipe.vision_batch)]
+    vision = [*pictures, "--steps", str(recipe.vision_steps), "--lr", "3e-3", "--run", "vision", *common]
+    more = [*pictures, "--model", str(runs / "vision"), "--steps", str(recipe.vision_again_steps), "--lr", "2e-3"]
+    more += ["--run", "vision-again", "--seed", str(recipe.seed + 1), *again]
+    pretrain = [
+        "train",
+        "pretrain",
+        "--model",
+        str(runs / "vision-again"),
+        "--recipe",
+        "small",
+        "--delta-preset",
+        "tiny",
+    ]
     pretrain += ["--steps", str(recipe.pretrain_steps), "--batch-size", str(recipe.pretrain_batch), "--lr", "4e-3"]
     pretrain += ["--held-out", "0.03", "--eval-pairs", "500", "--run", "pretrain", *common]
-    finetune = ["train", "finetune", "--model", str(runs / "vision"), "--delta-encoder", "pretrain"]
+    finetune = ["train", "finetune", "--model", str(runs / "vision-again"), "--delta-encoder", "pretrain"]
     finetune += ["--data", str(scenes / "recipe.yaml"), "--keyframes", "1", "--pack", str(recipe.pack)]
     finetune += ["--group-by-length", "--steps", str(recipe.finetune_steps), "--lr", "2e-3", "--beta2", "0.95"]
     finetune += ["--batch-size", str(recipe.finetune_batch), "--run", "finetune", *common]
     return [
         Stage(name="vision", arguments=vision, run="vision", cache="cache-val"),
+        Stage(name="vision-again", arguments=more, run="vision-again", cache="cache-val"),
         Stage(name="pretrain", arguments=pretrain, run="pretrain"),
         Stage(name="finetune", arguments=finetune, run="finetune"),
     ]

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from train_setup import Killed, kill_at, losses
 
 from cope_cli.cache.store import Cache
@@ -164,6 +165,21 @@ def test_it_is_evaluated_on_slots_of_clips(world: tuple[Path, Cache], tmp_path: 
     assert "colour_right" in notes[0]
 
 
+def test_it_goes_on_from_another_run_with_its_heads_and_on_other_pictures(
+    world: tuple[Path, Cache], tmp_path: Path
+) -> None:
+    folder, cache = world
+    first, second = (RunFolder(tmp_path / name, "vision") for name in ("first", "second"))
+    train_vision(cache, config(folder, steps=2), first.path)
+    train_vision(cache, config(folder, steps=1, model=first.path, seed=1, learning_rate=1e-9), second.path)
+    for file in (HEADS_FILE, "model.safetensors"):
+        before, after = (load_file(run.result / file) for run in (first, second))
+        for name, value in before.items():
+            torch.testing.assert_close(after[name], value, atol=1e-6, rtol=0)
+    assert second.metrics()[0]["loss"] != first.metrics()[-1]["loss"]
+    assert json.loads(second.config_file.read_text())["base_model"] == str(first.result)
+
+
 def test_a_folder_without_records_or_a_model_is_refused(world: tuple[Path, Cache], tmp_path: Path) -> None:
     with pytest.raises(PathNotFoundError, match=r"settings\.json"):
         train_vision(world[1], config(tmp_path), tmp_path / "run")
@@ -176,7 +192,7 @@ def test_a_folder_without_records_or_a_model_is_refused(world: tuple[Path, Cache
     with pytest.raises(DataError, match="line 1"):
         read_clips(tmp_path)
     with pytest.raises(UsageError, match="--model"):
-        train_vision(world[1], config(world[0], model="other"), tmp_path / "run")
+        train_vision(world[1], config(world[0], model=tmp_path / "other"), tmp_path / "run")
     with pytest.raises(UsageError, match="--data"):
         VisionConfig(data=())
 

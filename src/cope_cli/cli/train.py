@@ -65,6 +65,9 @@ def vision(
             file_okay=False,
         ),
     ],
+    model: Annotated[
+        Path | None, typer.Option(help="Run of this command to start from; fresh weights if none.")
+    ] = None,
     pictures: Annotated[int, typer.Option(help="Pictures of an epoch; the next one's are others.")] = 100_000,
     eval_frames: Annotated[int, typer.Option(help="Slots of the clips evaluated on at most.")] = 1000,
     fusion: FusionOption = 30,
@@ -88,11 +91,12 @@ def vision(
     cache: CacheOption = DEFAULT_CACHE,
     json: JsonOption = False,
 ) -> None:
-    """Before stage 3, for cope-tiny alone: train its vision tower from nothing, on pictures of the rendered world."""
+    """Before stage 3, for cope-tiny alone: train its vision tower, on pictures of the rendered world."""
     from cope_cli.train.config import VisionConfig
 
     config = VisionConfig(
         data=tuple(data),
+        model=model,
         num_pictures=pictures,
         eval_frames=eval_frames,
         fusion_frames=fusion,

@@ -196,7 +196,7 @@ def _json_value(value: Any) -> Any:
 
 @dataclass(frozen=True, kw_only=True)
 class VisionConfig(TrainConfig):
-    """Training cope-tiny's vision tower from nothing.
+    """Training cope-tiny's vision tower; `model` is another such run to start from, None for nothing.
 
     Attributes:
         data: folders of `cope scenes`: the worlds whose pictures are drawn, of the train split whatever the clips'

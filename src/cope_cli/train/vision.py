@@ -36,6 +36,7 @@ from cope_cli.data.collate import split_bad
 from cope_cli.errors import DataError, UsageError
 from cope_cli.model.checkpoint import load_videolm, save_videolm, vision_tower_sha256
 from cope_cli.model.description import load_tensors, write_tensors
+from cope_cli.model.hub import model_folder
 from cope_cli.model.tiny import build_tiny_videolm
 from cope_cli.model.videolm import VideoLM
 from cope_cli.train.batches import ErrorsAsSamples
@@ -219,7 +220,7 @@ def train_vision(
     on_frames: OnFrames = lambda entry, done, total: None,
     on_note: OnNote = lambda text: None,
 ) -> Path:
-    """Train cope-tiny's vision tower from nothing.
+    """Train cope-tiny's vision tower, from nothing or from where another such run ended.
 
     Args:
         cache: holds the primitives of clips to evaluate on; missing RGB slots are added first.
@@ -235,34 +236,26 @@ def train_vision(
         The folder of the model.
 
     Raises:
-        UsageError: the run folder is taken, or the run there cannot be gone on with; or a model was named.
+        UsageError: the run folder is taken, or the run there cannot be gone on with; or the model is of no such run.
         PathNotFoundError, DataError, EntryNotFoundError, CacheCorruptError: records or cache cannot be used.
     """
     from cope_cli.train.arguments import training_arguments
     from cope_cli.train.engine import run_training
 
-    if config.model is not None:
-        raise UsageError(f"--model {config.model}: the vision stage builds cope-tiny", "Leave --model away.")
     ranks = join_ranks(cpu=config.cpu, timeout_minutes=config.rank_timeout_minutes)
     check_fsdp(config, ranks)
     run = RunFolder(run_folder, "vision")
     settings = config.settings(ranks.count)
     ranks.from_main(lambda: run.check(settings, resume=resume), "while looking at the run's folder")
-    videolm, tokenizer = build_tiny_videolm(vocabulary(), seed=config.seed)
-    base = Base(
-        model=videolm,
-        tokenizer=tokenizer,
-        vision_sha256=vision_tower_sha256(videolm),
-        fusion_frames=None,
-        described=f"cope-tiny, fresh weights, seed {config.seed}",
-    )
+    model, base = _start(config)
+    videolm = base.model
     index, bad = open_index(cache, config)
     sizes = {"size_px": videolm.vision_size_px, "patches_per_side": videolm.patches_per_side}
-    worlds = [replace(read_settings(folder), split="train") for folder in config.data]
+    worlds = [read_settings(folder) for folder in config.data]
+    worlds = [replace(world, split="train", seed=world.seed + config.seed) for world in worlds]
     dataset = PictureDataset(worlds, config.num_pictures, **sizes)
     clips = {path: clip for folder in config.data for path, clip in read_clips(folder).items()}
     frames = VisionDataset(clips, index, skip_bad=config.skip_bad > 0, **sizes)
-    model = _model(videolm, config.seed)
     rate = config.learning_rate or config.SMALL_LEARNING_RATE
     arguments = training_arguments(config, run_folder, len(dataset), rate, ranks.count, model)
     add_frames(
@@ -285,7 +278,7 @@ def train_vision(
         on_note("slots of clips: " + ", ".join(f"{name} {value:.3f}" for name, value in found.items()))
 
     run_training(
-        recipe=VisionRecipe(tokenizer=tokenizer, fusion_frames=config.fusion_frames),
+        recipe=VisionRecipe(tokenizer=base.tokenizer, fusion_frames=config.fusion_frames),
         model=model,
         dataset=ErrorsAsSamples(dataset),
         collator=VisionCollator(),
@@ -297,6 +290,24 @@ def train_vision(
         on_trained=conclude,
     )
     return run.result
+
+
+def _start(config: VisionConfig) -> tuple[VisionModel, Base]:
+    """Return cope-tiny with fresh weights, or what `--model` names with its heads."""
+    if config.model is None:
+        videolm, tokenizer = build_tiny_videolm(vocabulary(), seed=config.seed)
+        model, described = _model(videolm, config.seed), f"cope-tiny, fresh weights, seed {config.seed}"
+    else:
+        folder = model_folder(config.model)
+        if not (folder / HEADS_FILE).is_file():
+            hint = "Name a run of `cope train vision`, or leave --model away: that builds cope-tiny."
+            raise UsageError(f"--model {config.model}: {folder / HEADS_FILE} expected, no such file", hint)
+        loaded = load_videolm(folder, dtype=torch.float32)
+        model, tokenizer, described = _model(loaded.model, config.seed), loaded.tokenizer, str(folder)
+        load_tensors(model.heads, folder / HEADS_FILE)
+    sha256 = vision_tower_sha256(model.videolm)
+    base = Base(model=model.videolm, tokenizer=tokenizer, vision_sha256=sha256, fusion_frames=None, described=described)
+    return model.train(), base
 
 
 def _model(videolm: VideoLM, seed: int) -> VisionModel:

@@ -60,7 +60,7 @@ class Recipe:
     vision_batch: int = 16
     pretrain_steps: int = 400
     pretrain_batch: int = 16
-    finetune_steps: int = 1800
+    finetune_steps: int = 1600
     finetune_batch: int = 8
     pack: int = 18
     rounds_one: int = 3
@@ -185,13 +185,13 @@ def _data_stages(recipe: Recipe, folder: Path, workers: int) -> list[Stage]:
 
 def _training_stages(recipe: Recipe, folder: Path) -> list[Stage]:
     runs, scenes = folder / "runs", folder / "scenes"
-    again = ["--grid", "128", "--log-steps", "20", "--save-steps", "200", "--optimizer", "muon"]
-    common = ["--seed", str(recipe.seed), *again]
+    settings = ["--grid", "128", "--log-steps", "20", "--save-steps", "200", "--optimizer", "muon"]
+    seeded = ["--seed", str(recipe.seed), *settings]
     pictures = ["train", "vision", "--data", str(scenes / "val-one"), "--data", str(scenes / "val-all")]
     pictures += ["--batch-size", str(recipe.vision_batch)]
-    vision = [*pictures, "--steps", str(recipe.vision_steps), "--lr", "3e-3", "--run", "vision", *common]
-    more = [*pictures, "--model", str(runs / "vision"), "--steps", str(recipe.vision_again_steps), "--lr", "2e-3"]
-    more += ["--run", "vision-again", "--seed", str(recipe.seed + 1), *again]
+    vision = [*pictures, "--steps", str(recipe.vision_steps), "--lr", "3e-3", "--run", "vision", *seeded]
+    again = [*pictures, "--model", str(runs / "vision"), "--steps", str(recipe.vision_again_steps), "--lr", "2e-3"]
+    again += ["--run", "vision-again", "--seed", str(recipe.seed + 1), *settings]
     pretrain = [
         "train",
         "pretrain",
@@ -203,14 +203,14 @@ def _training_stages(recipe: Recipe, folder: Path) -> list[Stage]:
         "tiny",
     ]
     pretrain += ["--steps", str(recipe.pretrain_steps), "--batch-size", str(recipe.pretrain_batch), "--lr", "4e-3"]
-    pretrain += ["--held-out", "0.03", "--eval-pairs", "500", "--run", "pretrain", *common]
+    pretrain += ["--held-out", "0.03", "--eval-pairs", "500", "--run", "pretrain", *seeded]
     finetune = ["train", "finetune", "--model", str(runs / "vision-again"), "--delta-encoder", "pretrain"]
     finetune += ["--data", str(scenes / "recipe.yaml"), "--keyframes", "1", "--pack", str(recipe.pack)]
     finetune += ["--group-by-length", "--steps", str(recipe.finetune_steps), "--lr", "2e-3", "--beta2", "0.95"]
-    finetune += ["--batch-size", str(recipe.finetune_batch), "--run", "finetune", *common]
+    finetune += ["--batch-size", str(recipe.finetune_batch), "--run", "finetune", *seeded]
     return [
         Stage(name="vision", arguments=vision, run="vision", cache="cache-val"),
-        Stage(name="vision-again", arguments=more, run="vision-again", cache="cache-val"),
+        Stage(name="vision-again", arguments=again, run="vision-again", cache="cache-val"),
         Stage(name="pretrain", arguments=pretrain, run="pretrain"),
         Stage(name="finetune", arguments=finetune, run="finetune"),
     ]

@@ -51,6 +51,19 @@ def test_a_step_of_a_matrix_is_about_as_long_as_one_of_adamw() -> None:
     assert 0.2 < rms / 0.01 < 1
 
 
+def test_a_matrix_that_nothing_goes_through_stays_and_costs_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    matrix, vector = _parameters()
+    before = matrix.detach().clone()
+    matrix.grad = torch.zeros_like(matrix)
+    optimizer = MuonAdamW(_groups(matrix, vector), lr=0.01)
+    monkeypatch.setattr("cope_cli.train.muon.orthogonalised", None)  # whoever calls it fails
+    optimizer.step()
+    assert torch.equal(matrix, before)
+    matrix.grad = torch.ones_like(matrix)
+    with pytest.raises(TypeError):
+        optimizer.step()
+
+
 def test_it_learns_and_goes_on_from_its_state_as_if_never_stopped() -> None:
     target = torch.linspace(-1, 1, 16)
     matrix, vector = _parameters()

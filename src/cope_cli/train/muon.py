@@ -77,6 +77,8 @@ class MuonAdamW(torch.optim.Optimizer):
         if "momentum" not in state:
             state["momentum"] = torch.zeros_like(parameter)
         momentum = state["momentum"].lerp_(parameter.grad, 1 - _MOMENTUM)
-        update = orthogonalised(parameter.grad.lerp(momentum, _MOMENTUM))
         parameter.mul_(1 - rate * weight_decay)
+        if not momentum.any():  # a part that nothing goes through: `--delta off`
+            return
+        update = orthogonalised(parameter.grad.lerp(momentum, _MOMENTUM))
         parameter.add_(update, alpha=-rate * _STEP_RMS * max(parameter.shape) ** 0.5)

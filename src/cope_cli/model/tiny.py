@@ -110,7 +110,8 @@ def _look_around(model: VideoLM) -> None:
     tower = getattr(tower, "vision_model", tower)
     positions = tower.embeddings.position_embedding.weight
     side = model.patches_per_side
-    waves = torch.logspace(*(math.log10(number * math.pi) for number in _HALF_WAVES), positions.shape[1] // 4)
+    longest, shortest = (math.log10(number * math.pi) for number in _HALF_WAVES)
+    waves = torch.logspace(longest, shortest, positions.shape[1] // 4)
     angles = torch.arange(side)[:, None] / side * waves
     axis = torch.cat([angles.sin(), angles.cos()], 1)
     both = torch.cat([axis[:, None].expand(-1, side, -1), axis[None].expand(side, -1, -1)], 2).flatten(0, 1)

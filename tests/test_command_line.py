@@ -137,6 +137,15 @@ def test_every_training_stage_takes_an_optimiser(args, tmp_path):
     assert "--optimizer lion: expected adamw or muon" in result.stderr
 
 
+def test_the_vision_stage_starts_from_runs_of_its_own_alone(tmp_path):
+    args = ("--model", SAMPLES, "--runs", tmp_path, "--cache", tmp_path / "c")
+    result = cope("train", "vision", "--data", SAMPLES, *args)
+    assert result.returncode == 2
+    assert f"--model {SAMPLES}" in result.stderr
+    assert "vision_heads.safetensors" in result.stderr
+    assert "leave --model away" in result.stderr
+
+
 def test_without_a_model_the_shipped_one_answers_and_says_what_it_knows(tmp_path):
     video = SAMPLES / "tiny_right_then_down.mp4"
     result = cope("ask", video, "What happened?", "--runs", tmp_path, "--cache", tmp_path / "c")

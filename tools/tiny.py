@@ -192,16 +192,8 @@ def _training_stages(recipe: Recipe, folder: Path) -> list[Stage]:
     vision = [*pictures, "--steps", str(recipe.vision_steps), "--lr", "3e-3", "--run", "vision", *seeded]
     again = [*pictures, "--model", str(runs / "vision"), "--steps", str(recipe.vision_again_steps), "--lr", "2e-3"]
     again += ["--run", "vision-again", "--seed", str(recipe.seed + 1), *settings]
-    pretrain = [
-        "train",
-        "pretrain",
-        "--model",
-        str(runs / "vision-again"),
-        "--recipe",
-        "small",
-        "--delta-preset",
-        "tiny",
-    ]
+    pretrain = ["train", "pretrain", "--model", str(runs / "vision-again"), "--recipe", "small"]
+    pretrain += ["--delta-preset", "tiny"]
     pretrain += ["--steps", str(recipe.pretrain_steps), "--batch-size", str(recipe.pretrain_batch), "--lr", "4e-3"]
     pretrain += ["--held-out", "0.03", "--eval-pairs", "500", "--run", "pretrain", *seeded]
     finetune = ["train", "finetune", "--model", str(runs / "vision-again"), "--delta-encoder", "pretrain"]

@@ -7,7 +7,7 @@ LLM            Qwen2, width 192, 5 layers, a vocabulary of its own
 ```
 
 One GOP of eight slots, one of them RGB, takes 72 + 7 * 10 = 142 tokens. With patches of 16 and 4 x 4 RGB tokens, a
-token is larger than a thing, two things share one, and the language model does not learn which has which colour.
+token is larger than a thing, two things share one, and the language model hardly learned which has which colour.
 """
 
 from __future__ import annotations

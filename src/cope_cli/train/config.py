@@ -196,12 +196,12 @@ def _json_value(value: Any) -> Any:
 
 @dataclass(frozen=True, kw_only=True)
 class VisionConfig(TrainConfig):
-    """Training cope-tiny's vision tower; `model` is another such run to start from, None for nothing.
+    """Training cope-tiny's vision tower; `model` is another such run to start from, None for fresh weights.
 
     Attributes:
         data: folders of `cope scenes`: the worlds whose pictures are drawn, of the train split whatever the clips'
             own, and the clips to evaluate on.
-        num_pictures: pictures of an epoch; the next one's are others.
+        num_pictures: pictures of an epoch; the next one's are others, and those of another `seed` are too.
         eval_frames: slots of the clips that are evaluated on at the end, at most.
     """
 

@@ -36,6 +36,7 @@ from cope_cli.train.vision_data import (
     seen_things,
 )
 from cope_cli.world.groups import WorldConfig
+from cope_cli.world.words import CELLS
 from cope_cli.world.write import draw_world, world_batch
 
 GRID_PX = 32
@@ -84,6 +85,8 @@ def test_a_patch_shows_what_covers_its_centre_the_nearest_of_several() -> None:
     colours = [COLOUR_NAMES[colour] for colour in np.asarray(targets.colour)[row][1:6]]
     assert colours == ["red", "red", "blue", "blue", "blue"]  # the third is covered by both
     assert np.flatnonzero(targets.is_centre).tolist() == [4 * 8 + 2, 4 * 8 + 4]
+    cells = [CELLS[cell] for cell in np.asarray(targets.cell)[row][1:6]]
+    assert cells == ["left", "left", "middle", "middle", "middle"]  # of the thing, not of the patch
     place = np.asarray(targets.place)[4 * 8 + 1]
     assert place == pytest.approx([(0.3 - 1.5 / 8) * 8, (0.55 - 4.5 / 8) * 8, 0.16 * 8], abs=1e-5)
 

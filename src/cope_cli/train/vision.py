@@ -1,10 +1,10 @@
 """`cope train vision`: the vision tower of cope-tiny, from nothing, on still pictures of the rendered world.
 
 Published models bring a vision tower that has seen the world. cope-tiny has none to start from, so its tower learns
-here to say of every patch what stands in it: whether, which colour and shape, where its centre is, how large it is; a
-few colours of the patch itself, so that backgrounds leave a trace too; and where in the picture the patch lies. Linear
-heads read that from the very tokens that the projector reads. They are dropped afterwards; the result is a model folder
-for `cope train pretrain --model`.
+here to say of every patch what stands in it: whether, which colour and shape, in which ninth of the picture, where its
+centre is from the patch, how large it is; a few colours of the patch itself, so that backgrounds leave a trace too; and
+where in the picture the patch lies. Linear heads read that from the very tokens that the projector reads. They are
+dropped afterwards; the result is a model folder for `cope train pretrain --model`.
 
 The pictures are drawn on the way, and none comes twice: from the slots of a thousand clips, twins all, the tower
 learned the textures of 250 things by heart, and told new shapes no better than chance. Slots of clips are what it is
@@ -55,7 +55,7 @@ from cope_cli.train.vision_data import (
     read_clips,
 )
 from cope_cli.world.themes import SHAPES
-from cope_cli.world.words import vocabulary
+from cope_cli.world.words import CELLS, vocabulary
 from cope_cli.world.write import read_settings
 
 HEADS_FILE = "vision_heads.safetensors"
@@ -78,11 +78,11 @@ class PatchHeads(nn.Module):
 
     def __init__(self, width: int, num_colours: int, num_shapes: int) -> None:
         super().__init__()
-        self.sizes = (1, 1, num_colours, num_shapes, 3, 3 * _PIXELS_PER_SIDE**2, 4 * len(_HALF_WAVES))
+        self.sizes = (1, 1, num_colours, num_shapes, len(CELLS), 3, 3 * _PIXELS_PER_SIDE**2, 4 * len(_HALF_WAVES))
         self.linear = nn.Linear(width, sum(self.sizes))
 
     def forward(self, tokens: Tensor) -> tuple[Tensor, ...]:
-        """Map (B, M, D) to seen, centre, colour, shape, place, pixels and position, each (B, M, size)."""
+        """Map (B, M, D) to seen, centre, colour, shape, cell, place, pixels and position, each (B, M, size)."""
         parts: tuple[Tensor, ...] = self.linear(tokens).split(self.sizes, dim=-1)
         return parts
 
@@ -100,13 +100,14 @@ class VisionModel(nn.Module):
         """Return the loss, and what it is made of, as means over the batch."""
         targets: Any = batch.targets
         tokens = self.videolm.vision_tokens(batch.rgb).float()
-        seen, centre, colour, shape, place, pixels, position = self.heads(tokens)
+        seen, centre, colour, shape, cell, place, pixels, position = self.heads(tokens)
         is_seen = targets.is_seen
         losses = {
             "seen": functional.binary_cross_entropy_with_logits(seen[..., 0], is_seen.float()),
             "centre": functional.binary_cross_entropy_with_logits(centre[..., 0], targets.is_centre.float()),
             "colour": _mean(functional.cross_entropy(colour[is_seen], targets.colour[is_seen], reduction="none")),
             "shape": _mean(functional.cross_entropy(shape[is_seen], targets.shape[is_seen], reduction="none")),
+            "cell": _mean(functional.cross_entropy(cell[is_seen], targets.cell[is_seen], reduction="none")),
             "place": _mean((place[is_seen] - targets.place[is_seen]).abs()),
             "tokens": tokens.square().mean(),
             "heads": self.heads.linear.weight.square().sum(),
@@ -116,6 +117,7 @@ class VisionModel(nn.Module):
         values = {
             "colour_right": _mean((colour.argmax(-1) == targets.colour)[is_seen].float()),
             "shape_right": _mean((shape.argmax(-1) == targets.shape)[is_seen].float()),
+            "cell_right": _mean((cell.argmax(-1) == targets.cell)[is_seen].float()),
             "place_error_patches": _mean((place - targets.place)[is_seen][:, :2].norm(dim=-1)),
             "count_right": ((centre[..., 0] > 0).sum(1) == targets.is_centre.sum(1)).float().mean(),
         }

@@ -67,6 +67,7 @@ class PatchTargets:
         is_centre: (M,) bool, the centre of a thing lies in it.
         colour: (M,) int64, its colour's place in `COLOUR_NAMES`; 0 where nothing is.
         shape: (M,) int64, its shape's in `SHAPES`.
+        cell: (M,) int64, the place in `CELLS` of the ninth of the picture that its centre lies in.
         place: (M, 3) float32: its centre from the patch's, x and y, and its radius, all in patch sides.
     """
 
@@ -74,6 +75,7 @@ class PatchTargets:
     is_centre: NDArray[np.bool_] | Tensor
     colour: NDArray[np.int64] | Tensor
     shape: NDArray[np.int64] | Tensor
+    cell: NDArray[np.int64] | Tensor
     place: NDArray[np.float32] | Tensor
 
 
@@ -145,7 +147,7 @@ def patch_targets(things: Sequence[Seen], side: int) -> PatchTargets:
     y, x = (axis.reshape(-1) for axis in np.meshgrid(middle, middle, indexing="ij"))
     best: NDArray[np.float64] = np.full(num, np.inf)
     is_seen, is_centre = np.zeros(num, np.bool_), np.zeros(num, np.bool_)
-    colour, shape = np.zeros(num, np.int64), np.zeros(num, np.int64)
+    colour, shape, cell = np.zeros(num, np.int64), np.zeros(num, np.int64), np.zeros(num, np.int64)
     place = np.zeros((num, 3), np.float32)
     for thing in things:
         outside = np.hypot(x - thing.x, y - thing.y) - thing.radius
@@ -155,10 +157,11 @@ def patch_targets(things: Sequence[Seen], side: int) -> PatchTargets:
         best[wins] = rank[wins]
         is_seen[wins] = True
         colour[wins], shape[wins] = COLOUR_NAMES.index(thing.colour), SHAPES.index(thing.shape)
+        cell[wins] = 3 * int(3 * thing.y) + int(3 * thing.x)
         own = np.stack([(thing.x - x) * side, (thing.y - y) * side, np.full(num, thing.radius * side)], 1)
         place[wins] = own[wins]
         is_centre[int(thing.y * side) * side + int(thing.x * side)] = True
-    return PatchTargets(is_seen=is_seen, is_centre=is_centre, colour=colour, shape=shape, place=place)
+    return PatchTargets(is_seen=is_seen, is_centre=is_centre, colour=colour, shape=shape, cell=cell, place=place)
 
 
 class PictureDataset:

@@ -14,7 +14,7 @@ from cope_cli.data.recipes import read_data
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 from tools.ship_tiny import keep_records
-from tools.tiny import Recipe, Stage, Work, stages_of, write_recipe
+from tools.tiny import Recipe, Stage, Work, stages_of, write_recipes
 from tools.tiny_card import ablation_table, costs_table, results_table, retrieval_table
 
 
@@ -29,15 +29,23 @@ def test_every_stage_is_a_command_of_cope_with_options_it_takes(tmp_path: Path) 
         assert {argument for argument in arguments if argument.startswith("--")} <= known, stage.name
 
 
-def test_both_worlds_are_asked_about(tmp_path: Path) -> None:
-    for name, number in (("one", 3), ("all", 4)):
-        (tmp_path / "scenes" / name).mkdir(parents=True)
-        said = [{"from": "human", "value": "<image>\nWhat?"}, {"from": "gpt", "value": "This."}]
-        items = [{"id": f"{name}-{index}", "video": "clips/a.mp4", "conversations": said} for index in range(number)]
-        (tmp_path / "scenes" / name / "questions.json").write_text(json.dumps(items))
-    write_recipe(tmp_path)
-    read = read_data(tmp_path / "scenes" / "recipe.yaml")
-    assert [item.id for item in read.items] == [*(f"all-{index}" for index in range(4)), "one-0", "one-1", "one-2"]
+def test_choices_come_last_and_what_stands_still_first(tmp_path: Path) -> None:
+    said = [{"from": "human", "value": "<image>\nWhat?"}, {"from": "gpt", "value": "This."}]
+    kinds = (("open", "static", 3), ("choice", "static", 3), ("open", "motion", 3), ("open", "static", 2))
+    for world in ("one", "all"):
+        (tmp_path / "scenes" / world).mkdir(parents=True)
+        items = [
+            {"id": f"{world}-{number}", "video": "clips/a.mp4", "conversations": said, "form": form}
+            | {"needs": needs, "objects": objects}
+            for number, (form, needs, objects) in enumerate(kinds)
+        ]
+        (tmp_path / "scenes" / world / "questions.json").write_text(json.dumps(items))
+    write_recipes(tmp_path)
+    scenes = tmp_path / "scenes"
+    for name, numbers in (("recipe", (0, 1, 2, 3)), ("no-choices", (0, 2, 3))):
+        asked = [item.id for item in read_data(scenes / f"{name}.yaml").items]
+        assert asked == [f"{world}-{number}" for world in ("all", "one") for number in numbers]
+    assert [item.id for item in read_data(scenes / "all" / "static.json").items] == ["all-0"]
 
 
 def test_a_small_recipe_keeps_twins_together() -> None:

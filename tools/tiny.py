@@ -202,12 +202,14 @@ def _training_stages(recipe: Recipe, folder: Path) -> list[Stage]:
     pretrain += ["--delta-preset", "tiny"]
     pretrain += ["--steps", str(recipe.pretrain_steps), "--batch-size", str(recipe.pretrain_batch), "--lr", "4e-3"]
     pretrain += ["--held-out", "0.03", "--eval-pairs", "500", "--run", "pretrain", *seeded]
-    questions = ["train", "finetune", "--delta-encoder", "pretrain", "--keyframes", "1", "--pack", str(recipe.pack)]
+    questions = ["train", "finetune", "--keyframes", "1", "--pack", str(recipe.pack)]
     questions += ["--group-by-length", "--lr", "2e-3", "--beta2", "0.95", *seeded]
-    align = [*questions, "--model", str(runs / "vision-again"), "--data", str(scenes / "all" / "static.json")]
+    pretrained = [*questions, "--delta-encoder", "pretrain"]
+    align = [*pretrained, "--model", str(runs / "vision-again"), "--data", str(scenes / "all" / "static.json")]
     align += ["--delta", "off", "--steps", str(recipe.align_steps), "--batch-size", str(recipe.align_batch)]
-    motion = [*questions, "--model", str(runs / "align"), "--data", str(scenes / "no-choices.yaml")]
+    motion = [*pretrained, "--model", str(runs / "align"), "--data", str(scenes / "no-choices.yaml")]
     motion += ["--steps", str(recipe.motion_steps), "--batch-size", str(recipe.finetune_batch)]
+    # No --delta-encoder: the model's own, which has learned along.
     finetune = [*questions, "--model", str(runs / "motion"), "--data", str(scenes / "recipe.yaml")]
     finetune += ["--steps", str(recipe.finetune_steps), "--batch-size", str(recipe.finetune_batch)]
     return [
@@ -235,17 +237,18 @@ def _evaluations(folder: Path) -> list[Stage]:
 def write_recipes(folder: Path) -> None:
     """Choose the questions of each training from those of both worlds, and write the lists for `--data`.
 
-    What stands still is asked first, then what moves, and choices last: with choices it took more than twice the steps
-    until the thing that is asked about was found among others. Of one thing or two, a guess is right too often: which
-    has which colour, and where each is, is learned from three and four.
+    What stands still is asked first, then what moves, and choices last: with choices it takes longer until the thing
+    that is asked about is found among others. Of one thing or two, a guess is right too often: which has which colour,
+    and where each is, is learned from three and four.
     """
     scenes = folder / "scenes"
     for world in ("all", "one"):
         items = json.loads((scenes / world / "questions.json").read_text(encoding="utf-8"))
         no_choices = [item for item in items if item["form"] != "choice"]
-        static = [item for item in no_choices if item["needs"] == "static" and item["objects"] >= 3]
         _write(scenes / world / "no-choices.json", json.dumps(no_choices))
-        _write(scenes / world / "static.json", json.dumps(static))
+        if world == "all":
+            static = [item for item in no_choices if item["needs"] == "static" and item["objects"] >= 3]
+            _write(scenes / world / "static.json", json.dumps(static))
     for name, file in (("no-choices", "no-choices.json"), ("recipe", "questions.json")):
         lines = ["datasets:", *(f"  - json_path: {world}/{file}" for world in ("all", "one"))]
         _write(scenes / f"{name}.yaml", "\n".join(lines) + "\n")

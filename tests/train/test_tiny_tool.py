@@ -29,6 +29,18 @@ def test_every_stage_is_a_command_of_cope_with_options_it_takes(tmp_path: Path) 
         assert {argument for argument in arguments if argument.startswith("--")} <= known, stage.name
 
 
+def test_no_training_takes_back_what_the_delta_encoder_learned_in_the_one_before(tmp_path: Path) -> None:
+    stages = {stage.name: list(stage.arguments) for stage in stages_of(Recipe(), tmp_path, 1)}
+    learned = set()  # runs in which the Delta-encoder learned after pre-training
+    for name in ("align", "motion", "finetune"):
+        arguments = stages[name]
+        base = Path(arguments[arguments.index("--model") + 1]).name
+        assert ("--delta-encoder" in arguments) == (base not in learned), name
+        if "off" not in arguments:
+            learned.add(name)
+    assert learned == {"motion", "finetune"}
+
+
 def test_choices_come_last_and_what_stands_still_first(tmp_path: Path) -> None:
     said = [{"from": "human", "value": "<image>\nWhat?"}, {"from": "gpt", "value": "This."}]
     kinds = (("open", "static", 3), ("choice", "static", 3), ("open", "motion", 3), ("open", "static", 2))

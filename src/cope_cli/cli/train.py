@@ -215,7 +215,10 @@ def finetune(
     ] = None,
     model: ModelOption = None,
     delta_encoder: Annotated[
-        str | None, typer.Option(help="Pretrain run, Delta-encoder folder, or fresh; the newest pretrain run if none.")
+        str | None,
+        typer.Option(
+            help="Pretrain run, Delta-encoder folder, or fresh; if none, that of --model, or the newest pretrain run's."
+        ),
     ] = None,
     delta_preset: PresetOption = None,
     delta_branches: BranchesOption = "both",

@@ -159,21 +159,42 @@ def test_captions_of_hand_made_clips():
         return replace(thing, parts=parts)
 
     assert told(red) == "Nothing happens."
-    assert told(acting(red, leg("left", 0, 8))) == "The red circle keeps moving left."
-    assert told(acting(red, leg("left", 0, 4))) == "The red circle moves left and stops."
-    assert told(acting(red, leg("left", 2, 8))) == "The red circle starts moving left."
-    assert told(acting(red, leg("up", 0, 3), leg("right", 3, 8))) == "The red circle moves up, then right."
+    assert told(acting(red, leg("left", 0, 8))) == "At the middle, the red circle keeps moving left."
+    assert told(acting(red, leg("left", 0, 4))) == "At the middle, the red circle moves left and stops."
+    assert told(acting(red, leg("left", 2, 8))) == "At the middle, the red circle starts moving left."
+    turning = acting(red, leg("up", 0, 3), leg("right", 3, 8))
+    assert told(turning) == "At the middle, the red circle moves up, then right."
     bounce = acting(red, leg("left", 0, 4, 51), leg("right", 4, 8))
-    assert told(bounce) == "The red circle moves left, bounces and moves right."
+    assert told(bounce) == "At the middle, the red circle moves left, bounces and moves right."
     both = (acting(red, vanish(3)), acting(blue, leg("down", 1, 4)))
-    assert told(*both) == "The blue square starts moving down and stops. The red circle vanishes."
+    first = "At the left, the blue square starts moving down and stops."
+    assert told(*both) == f"{first} At the middle, the red circle vanishes."
     together = (acting(red, leg("up", 0, 8)), acting(blue, leg("down", 0, 8)))
-    assert told(*together) == "The blue square keeps moving down. The red circle keeps moving up."  # from the left
+    first = "At the left, the blue square keeps moving down."
+    assert told(*together) == f"{first} At the middle, the red circle keeps moving up."  # from the left
     assert told(red, pan=leg("left", 1, 5)) == "The camera pans left."
     met = Meeting(mover="red circle", other="blue square", outcome="behind")
-    assert told(acting(red, leg("left", 0, 5)), blue, meeting=met) == "The red circle passes behind the blue square."
+    behind = told(acting(red, leg("left", 0, 5)), blue, meeting=met)
+    assert behind == "At the middle, the red circle passes behind the blue square."
     cut = clip_of(shot_of(acting(red, vanish(3))), shot_of(acting(blue, leg("up", 0, 8))))
-    assert facts.caption(cut) == "The red circle vanishes. Then there is a cut. The blue square keeps moving up."
+    second = "Then there is a cut. At the left, the blue square keeps moving up."
+    assert facts.caption(cut) == f"At the middle, the red circle vanishes. {second}"
+
+
+def test_what_is_not_there_at_first_has_no_place():
+    shown = Part(kind="appear", from_seconds=2, until_seconds=2)
+    shot = shot_of(replace(thing_of("red"), is_there=False, parts=(shown,)))
+    assert facts.placed(shot, 128, "red circle") == "the red circle"
+    assert facts.caption(clip_of(shot)) == "The red circle appears."
+
+
+def test_what_is_in_a_cell_is_told_where_it_is_one_thing_and_not_near_a_line():
+    red, blue = thing_of("red"), thing_of("blue", "square", x_px=30)
+    assert facts.there(clip_of(shot_of(red, blue)), "left") == "blue square"
+    assert facts.there(clip_of(shot_of(red, blue)), "top") is None
+    assert facts.there(clip_of(shot_of(red, replace(blue, x_px=60))), "middle") is None  # two
+    assert facts.there(clip_of(shot_of(red, replace(blue, x_px=41))), "left") is None  # near a line
+    assert facts.there(clip_of(shot_of(red, replace(blue, x_px=44))), "middle") is None  # two, one near a line
 
 
 def test_records_survive_json(world):

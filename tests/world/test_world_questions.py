@@ -23,7 +23,7 @@ MOTION_KINDS = {
     *("direction", "state", "changes", "faster", "order", "what", "which", "camera", "end", "meeting"),
     *("count at the end", "caption"),
 }
-STATIC_KINDS = {"count", "colour", "shape", "start"}
+STATIC_KINDS = {"count", "colour", "shape", "start", "there"}
 
 
 def iframes_of(clip: Clip) -> list[tuple[int, tuple[tuple[object, ...], ...]]]:
@@ -82,8 +82,15 @@ def test_each_answer_to_a_motion_question_is_true_in_as_many_twins_as_every_othe
 # A reader of the ground truth at the I-frames: it gets everything that they show, in numbers and names.
 
 
+def cell_of(thing: Thing) -> str:
+    return CELLS[3 * int(thing.y_px * 3 // 128) + int(thing.x_px * 3 // 128)]
+
+
 def mentioned(clip: Clip, question: str) -> list[Thing]:
-    """The things of the clip that a question names, in its order; by shape or colour alone where it has no name."""
+    """The things of the clip that a question names, in its order; by place, shape or colour where it has no name."""
+    asked = re.search(r"(?:What is|starts) at the ([a-z ]+?)(?: at the start)?\?", question)
+    if asked:
+        return [thing for thing in clip.shots[0].things if thing.is_there and cell_of(thing) == asked[1]]
     things = [thing for shot in clip.shots for thing in shot.things if thing.is_there]
     named = [thing for thing in things if thing.name in question]
     if not named:
@@ -295,7 +302,8 @@ def test_static_answers_are_what_the_first_frame_shows(world):
             expected = {
                 "colour": thing.colour,
                 "shape": thing.shape,
-                "start": CELLS[3 * int(thing.y_px * 3 // 128) + int(thing.x_px * 3 // 128)],
+                "start": cell_of(thing),
+                "there": thing.name,
             }
             assert true == expected[item["kind"]]
 

@@ -118,13 +118,17 @@ def camera(clip: Clip) -> str | None:
 
 def cell(x_px: float, y_px: float, size_px: int) -> str | None:
     """Name the cell of the picture that a place is in; None near a line between two."""
-    indices = []
+    third = size_px / 3
     for value in (x_px, y_px):
-        third = size_px / 3
         if min(abs(value + 0.5 - third), abs(value + 0.5 - 2 * third)) < CELL_MARGIN_PX * size_px / USUAL_SIZE_PX:
             return None
-        indices.append(min(int((value + 0.5) // third), 2))
-    return CELLS[3 * indices[1] + indices[0]]
+    return nearest_cell(x_px, y_px, size_px)
+
+
+def nearest_cell(x_px: float, y_px: float, size_px: int) -> str:
+    """Name the cell of the picture that a place is in, however near to a line."""
+    column, row = (min(max(int((value + 0.5) // (size_px / 3)), 0), 2) for value in (x_px, y_px))
+    return CELLS[3 * row + column]
 
 
 def end(clip: Clip, name: str) -> str | None:
@@ -160,6 +164,21 @@ def start(clip: Clip, name: str) -> str | None:
     return cell(thing.x_px, thing.y_px, clip.size_px) if thing and thing.is_there else None
 
 
+def there(clip: Clip, place: str) -> str | None:
+    """What stands alone in a cell in the first frame; None where nothing or several things do, or it is near a line."""
+    things = [thing for thing in clip.shots[0].things if thing.is_there]
+    near = [thing for thing in things if nearest_cell(thing.x_px, thing.y_px, clip.size_px) == place]
+    return near[0].name if len(near) == 1 and start(clip, near[0].name) else None
+
+
+def placed(shot: Shot, size_px: int, name: str) -> str:
+    """Say where a thing is when a shot begins, and then its name; the name alone if it is not there then."""
+    thing = shot.thing(name)
+    if thing is None or not thing.is_there:
+        return f"the {name}"
+    return f"at the {nearest_cell(thing.x_px, thing.y_px, size_px)}, the {name}"
+
+
 def caption(clip: Clip) -> str | None:
     """Tell what happens, shot by shot."""
     told = [_told(shot, clip.size_px) for shot in clip.shots]
@@ -177,26 +196,30 @@ def _told(shot: Shot, size_px: int) -> list[str] | None:
     if shot.pan:
         return [f"The camera {CAMERA[str(shot.pan.direction)]}."]
     if shot.meeting:
-        return [_told_meeting(shot)]
+        return [_told_meeting(shot, size_px)]
     acting = sorted((thing for thing in shot.things if thing.parts), key=lambda t: (t.parts[0].from_seconds, t.x_px))
-    sentences = [_sentence(thing, size_px) for thing in acting]
+    sentences = [_sentence(thing, _capitalised(placed(shot, size_px, thing.name)), size_px) for thing in acting]
     return None if None in sentences else [sentence for sentence in sentences if sentence]
 
 
-def _told_meeting(shot: Shot) -> str:
+def _told_meeting(shot: Shot, size_px: int) -> str:
     assert shot.meeting is not None
-    mover, other = shot.meeting.mover, shot.meeting.other
+    who, other = _capitalised(placed(shot, size_px, shot.meeting.mover)), shot.meeting.other
     return {
-        "behind": f"The {mover} passes behind the {other}.",
-        "in front": f"The {mover} passes in front of the {other}.",
-        "hits": f"The {mover} hits the {other}.",
-        "stops short": f"The {mover} moves to the {other} and stops before it.",
+        "behind": f"{who} passes behind the {other}.",
+        "in front": f"{who} passes in front of the {other}.",
+        "hits": f"{who} hits the {other}.",
+        "stops short": f"{who} moves to the {other} and stops before it.",
     }[shot.meeting.outcome]
 
 
-def _sentence(thing: Thing, size_px: int) -> str | None:
+def _capitalised(text: str) -> str:
+    return text[0].upper() + text[1:]
+
+
+def _sentence(thing: Thing, who: str, size_px: int) -> str | None:
     """Say what one thing does."""
-    who, name = f"The {thing.name}", act_of(thing, size_px)
+    name = act_of(thing, size_px)
     ways = [str(part.direction) for part in thing.moves]
     if not ways:
         return f"{who} {_verb(name)}." if name else None

@@ -44,7 +44,13 @@ _MOST_STATIC = 2  # questions to a clip
 _CHOICE_SHARE = 0.25  # a choice takes twice the tokens of an open question, and teaches one
 #: Kinds whose question says what there is to choose from, or has no options.
 _ALWAYS_OPEN = ("caption",)
-_STATIC_OPTIONS = {"count": NUMBERS[1:5], "colour": tuple(COLOURS), "shape": SHAPES, "start": CELLS}
+_STATIC_OPTIONS = {
+    "count": NUMBERS[1:5],
+    "colour": tuple(COLOURS),
+    "shape": SHAPES,
+    "start": CELLS,
+    "there": tuple(f"{colour} {shape}" for colour in COLOURS for shape in SHAPES),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +63,7 @@ class Candidate:
         b: what stands for `{b}`.
         answers: the true answer in each twin; None where there is none.
         least_answers: so many different answers it needs.
+        said: what replies say in each twin, where that is more than the answer.
     """
 
     kind: str
@@ -64,6 +71,7 @@ class Candidate:
     b: str = ""
     answers: tuple[str | None, ...]
     least_answers: int
+    said: tuple[str, ...] = ()
 
     def asked_twins(self, rng: np.random.Generator) -> list[int]:
         """Draw which twins it is put to: as many for each answer as for every other; none if that is too few."""
@@ -122,22 +130,25 @@ def _asked(candidate: Candidate, twins: Sequence[int], rng: np.random.Generator)
     marks = {"kind": kind, "needs": "motion", "chance": 1 / len(found)}
     form = {"form": "caption"} if kind == "caption" else {}
     a, b = candidate.a, candidate.b
-    items = (_item(wording, a, b, str(candidate.answers[twin]), options) for twin in twins)
+    said = candidate.said or tuple(map(str, candidate.answers))
+    items = (_item(wording, a, b, str(candidate.answers[twin]), options, said=said[twin]) for twin in twins)
     return [{**item, **marks, **form} for item in items]
 
 
-def _item(wording: tuple[str, str], a: str, b: str, answer: str, options: Sequence[str] | None) -> dict[str, Any]:
+def _item(
+    wording: tuple[str, str], a: str, b: str, answer: str, options: Sequence[str] | None, *, said: str = ""
+) -> dict[str, Any]:
     """Return what is said, and the short answer: the letter where there are options."""
-    question, reply = wording[0].format(a=a, b=b), wording[1].format(a=a, b=b, x=answer)
+    question, reply = wording[0].format(a=a, b=b), wording[1].format(a=a, b=b, x=said or answer)
     if answer == NONE:
         reply = NONE_REPLY
     if options is not None:
         lines = [f"{letter}. {option}" for letter, option in zip(LETTERS, options, strict=False)]
         question = "\n".join([question, *lines, OPTION_LINE])
         reply, answer = f"{answer}.", LETTERS[options.index(answer)]
-    said = [{"from": "human", "value": f"<image>\n{question}"}, {"from": "gpt", "value": reply}]
+    turns = [{"from": "human", "value": f"<image>\n{question}"}, {"from": "gpt", "value": reply}]
     form = "open" if options is None else "choice"
-    return {"conversations": said, "form": form, "answer": answer, "options": None if options is None else [*options]}
+    return {"conversations": turns, "form": form, "answer": answer, "options": None if options is None else [*options]}
 
 
 def _chosen(clips: Sequence[Clip], rng: np.random.Generator) -> Iterator[tuple[Candidate, list[int]]]:
@@ -216,7 +227,11 @@ def _which(shots: Sequence[Shot], size_px: int) -> Iterator[Candidate]:
             continue
         answers = tuple(facts.which(shot, size_px, verb) for shot in shots)
         least = 4 if verb == WHICH["appear"] or num_things > 2 else 2
-        yield Candidate(kind="which", a=verb, answers=answers, least_answers=least)
+        said = tuple(
+            facts.placed(shot, size_px, str(answer)).replace("at the", "one at the", 1).removeprefix("the ")
+            for shot, answer in zip(shots, answers, strict=True)
+        )
+        yield Candidate(kind="which", a=verb, answers=answers, least_answers=least, said=said)
 
 
 def _static(clip: Clip, rng: np.random.Generator) -> list[dict[str, Any]]:
@@ -232,20 +247,24 @@ def _static(clip: Clip, rng: np.random.Generator) -> list[dict[str, Any]]:
         place = facts.start(clip, thing.name)
         if place:
             able.append(("start", thing.name, place))
+            if facts.there(clip, place):
+                able.append(("there", place, thing.name))
+    names = [thing.name for thing in there]
     items = []
     kinds = sorted({kind for kind, _, _ in able})
     for kind in [kinds[index] for index in rng.permutation(len(kinds))][:_MOST_STATIC]:
         among = [found for found in able if found[0] == kind]
         _, about, answer = among[rng.integers(len(among))]
         wording = WORDINGS[kind][rng.integers(len(WORDINGS[kind]))]
-        options = _static_options(kind, answer, rng) if rng.random() < _CHOICE_SHARE else None
+        options = _static_options(kind, answer, names, rng) if rng.random() < _CHOICE_SHARE else None
         marks = {"kind": kind, "needs": "static", "chance": None}
         items.append({**_item(wording, about, "", answer, options), **marks})
     return items
 
 
-def _static_options(kind: str, answer: str, rng: np.random.Generator) -> list[str]:
-    """Draw four options, the true one among them."""
+def _static_options(kind: str, answer: str, names: Sequence[str], rng: np.random.Generator) -> list[str]:
+    """Draw four options, the true one among them; of names, those of things that are there first."""
     others = [option for option in _STATIC_OPTIONS[kind] if option != answer]
-    options = [answer, *(others[index] for index in rng.permutation(len(others))[:3])]
+    others = [others[index] for index in rng.permutation(len(others))]
+    options = [answer, *sorted(others, key=lambda other: other not in names)[:3]]
     return [options[index] for index in rng.permutation(len(options))]

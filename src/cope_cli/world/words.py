@@ -136,15 +136,19 @@ WORDINGS: dict[str, tuple[Wording, ...]] = {
         Wording("Where is the {a} at the start?", "At the {x}."),
         Wording("Where does the {a} start?", "It starts at the {x}."),
     ),
+    "there": (
+        Wording("What is at the {a} at the start?", "The {x}."),
+        Wording("Which object starts at the {a}?", "It is the {x}."),
+    ),
 }
 """Kind of question -> its wordings."""
 
-STATIC_KINDS = ("count", "colour", "shape", "start")
+STATIC_KINDS = ("count", "colour", "shape", "start", "there")
 """Kinds that the first I-frame answers."""
 
 #: What captions are made of, besides names and what things do.
 CAPTION_PARTS = (
-    *("The {a} moves left, then right.", "The {a} moves up and speeds up.", "The {a} moves down and slows down."),
+    *("At the {x}, the {a} moves left, then right.", "The {a} moves up and speeds up.", "The {a} moves down and slows down."),
     *("The {a} moves left and stops.", "The {a} starts moving left.", "The {a} keeps moving left."),
     *("The {a} starts moving left and stops.", "The {a} moves left, bounces and moves right."),
     *("The {a} passes behind the {b}.", "The {a} passes in front of the {b}."),

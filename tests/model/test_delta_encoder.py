@@ -180,6 +180,24 @@ def test_positions_tell_where_a_motion_is() -> None:
     torch.testing.assert_close(encoder(swapped, residual, size)[:, :4], encoder(motion, residual, size)[:, :4])
 
 
+def test_fresh_queries_look_at_different_parts_of_the_grid() -> None:
+    torch.manual_seed(0)
+    encoder = DeltaEncoder(DeltaEncoderConfig.preset("tiny", grid_px=128)).eval()
+    still = torch.zeros(1, 2, 128, 128, dtype=torch.int16), torch.zeros(1, 128, 128, 3, dtype=torch.int16)
+    for quarter, (row, column) in enumerate([(0, 0), (0, 64), (64, 0), (64, 64)]):
+        motion, residual = still[0].clone(), still[1].clone()
+        motion[:, :, row + 16 : row + 48, column + 16 : column + 48] = 20
+        residual[:, row + 16 : row + 48, column + 16 : column + 48] = 100
+        change = (encoder(motion, residual, SIZE_PX) - encoder(*still, SIZE_PX)).norm(dim=-1).view(2, 4)
+        assert change.argmax(1).tolist() == [quarter, quarter]
+
+
+@pytest.mark.parametrize("num_queries", [1, 2, 3, 6])
+def test_queries_of_any_number_begin_apart(num_queries: int) -> None:
+    queries = build(num_motion_tokens=num_queries).motion_branch.queries
+    assert torch.pdist(queries).gt(0.1).all()
+
+
 def test_positions_are_interpolated_for_another_grid() -> None:
     rows = torch.arange(4.0)[:, None, None].expand(4, 4, 3).contiguous()
     assert positions_for(rows, 4) is rows

@@ -14,6 +14,7 @@ Legend: P P-slots, G grid side in pixels, h patches per side, K queries, D inner
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, get_args
@@ -24,12 +25,20 @@ from torch.nn import functional
 
 from cope_cli.errors import UsageError
 from cope_cli.model.resnet import STAGES_OF_STRIDE, ResNetTrunk
-from cope_cli.model.transformer import PreNormTransformer, check_transformer, learned_tokens
+from cope_cli.model.transformer import PreNormLayer, PreNormTransformer, check_transformer, learned_tokens, waves_at
 
 MotionNormalisation = Literal["fixed", "per_frame"]
 Branches = Literal["both", "motion", "residual"]
 #: Fields that descriptions written before they existed lack; their defaults are what was done then.
 _LATER_FIELDS = {"branches"}
+#: Of fresh positions and queries, the size of the features that they are added to.
+_POSITION_STD = 0.5
+#: Half-waves over the grid's side, from and to, that these are made of.
+_HALF_WAVES = (0.5, 4.0)
+#: Of fresh weights of the motion patches' MLP: a patch that moves as a whole then comes out at that size.
+_MOTION_GAIN = 3.0
+#: Of fresh queries and keys: a query sees about a quarter of the grid.
+_QUERY_GAIN = 1.4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,6 +183,10 @@ class MotionPatches(nn.Module):
         self.mlp = nn.Sequential(
             nn.Linear(2 * config.patch_px**2, config.width), nn.GELU(), nn.Linear(config.width, config.width)
         )
+        with torch.no_grad():
+            for layer in (self.mlp[0], self.mlp[2]):
+                layer.weight.mul_(_MOTION_GAIN)
+                layer.bias.zero_()  # what stands still is 0
 
     def forward(self, motion: Tensor) -> Tensor:
         """Map (P, 2, G, G) to patch features (P, h, h, D)."""
@@ -196,7 +209,11 @@ class ResidualPatches(nn.Module):
 
 
 class DeltaBranch(nn.Module):
-    """Patches and queries through a transformer; the queries' outputs, projected up, are the tokens."""
+    """Patches and queries through a transformer; the queries' outputs, projected up, are the tokens.
+
+    Fresh queries look at different parts of the grid. All alike, they become one token several times over, which says
+    how everything moves taken together but not what moves where (docs/cope-tiny.md).
+    """
 
     def __init__(self, config: DeltaEncoderConfig, patches: nn.Module, num_queries: int) -> None:
         super().__init__()
@@ -210,6 +227,23 @@ class DeltaBranch(nn.Module):
         self.up_projection: nn.Module = nn.Identity()
         if config.width != config.out_width:
             self.up_projection = nn.Linear(config.width, config.out_width)
+        self._look_apart()
+
+    @torch.no_grad()
+    def _look_apart(self) -> None:
+        """Make positions waves, queries points spread over the grid, and keys queries: each sees what is near it."""
+        num_queries, width = self.queries.shape
+        rows = max(rows for rows in range(1, math.isqrt(num_queries) + 1) if num_queries % rows == 0)
+        waves = waves_at(_middles(*self.positions.shape[:2]), width, _HALF_WAVES)
+        scale = _POSITION_STD / waves.std()
+        self.positions.copy_((waves * scale).view(self.positions.shape))
+        self.queries.copy_(waves_at(_middles(rows, num_queries // rows), width, _HALF_WAVES) * scale)
+        for layer in self.transformer.layers:
+            assert isinstance(layer, PreNormLayer)
+            layer.query.weight.mul_(_QUERY_GAIN)
+            layer.key_value.weight[: layer.query.out_features].copy_(layer.query.weight)
+            layer.query.bias.zero_()
+            layer.key_value.bias.zero_()
 
     def forward(self, field: Tensor) -> Tensor:
         """Map (P, C, G, G) to tokens (P, K, `out_width`)."""
@@ -219,6 +253,11 @@ class DeltaBranch(nn.Module):
         tokens = torch.cat([features.flatten(1, 2), queries], dim=1)
         output: Tensor = self.up_projection(self.transformer(tokens, slice(-len(self.queries), None)))
         return output
+
+
+def _middles(num_rows: int, num_columns: int) -> Tensor:
+    """Return the middles of the cells of a grid, (rows * columns, 2), as shares of its sides."""
+    return torch.cartesian_prod(*[(torch.arange(number) + 0.5) / number for number in (num_rows, num_columns)])
 
 
 class _NoBranch(nn.Module):

@@ -12,7 +12,6 @@ token is larger than a thing, two things share one, and the language model hardl
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection
 from typing import Any
 
@@ -21,6 +20,7 @@ import torch
 from cope_cli.model.delta_encoder import DeltaEncoderConfig
 from cope_cli.model.geometry import Geometry
 from cope_cli.model.small import CONTEXT_TOKENS, build_small_tokenizer, fresh_videolm
+from cope_cli.model.transformer import waves_at
 from cope_cli.model.videolm import VideoLM
 
 #: Side of the vision tower's input and of the motion and residual grid: that of the rendered clips.
@@ -110,12 +110,9 @@ def _look_around(model: VideoLM) -> None:
     tower = getattr(tower, "vision_model", tower)
     positions = tower.embeddings.position_embedding.weight
     side = model.patches_per_side
-    longest, shortest = (math.log10(number * math.pi) for number in _HALF_WAVES)
-    waves = torch.logspace(longest, shortest, positions.shape[1] // 4)
-    angles = torch.arange(side)[:, None] / side * waves
-    axis = torch.cat([angles.sin(), angles.cos()], 1)
-    both = torch.cat([axis[:, None].expand(-1, side, -1), axis[None].expand(side, -1, -1)], 2).flatten(0, 1)
-    positions.copy_(both * _EMBEDDING_STD / both.std())
+    points = torch.cartesian_prod(*[torch.arange(side) / side] * 2)
+    waves = waves_at(points, positions.shape[1], _HALF_WAVES)
+    positions.copy_(waves * _EMBEDDING_STD / waves.std())
     for layer in tower.encoder.layers:
         layer.self_attn.q_proj.weight.mul_(_QUERY_GAIN)
         layer.self_attn.k_proj.weight.copy_(layer.self_attn.q_proj.weight)

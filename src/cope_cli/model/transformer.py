@@ -5,6 +5,8 @@ Legend: P samples, T tokens, R read tokens, D width.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -80,3 +82,20 @@ class PreNormTransformer(nn.Module):
 def learned_tokens(*shape: int) -> nn.Parameter:
     """Return a learned tensor of that shape with the usual small start (standard deviation 0.02)."""
     return nn.Parameter(nn.init.trunc_normal_(torch.empty(*shape), std=0.02))
+
+
+def waves_at(points: Tensor, width: int, half_waves: tuple[float, float]) -> Tensor:
+    """Return fresh positions that are the more alike the nearer they are: sines and cosines of both coordinates.
+
+    Args:
+        points: (N, 2), row and column as shares of the picture's sides.
+        width: D; what is left over by four stays 0.
+        half_waves: how many go over a side, at the least and at the most.
+
+    Returns:
+        (N, D).
+    """
+    longest, shortest = (math.log10(number * math.pi) for number in half_waves)
+    angles = points[:, :, None] * torch.logspace(longest, shortest, width // 4)  # (N, 2, D / 4)
+    waves = torch.stack([angles.sin(), angles.cos()], 2).flatten(1)
+    return functional.pad(waves, (0, width % 4))

@@ -19,7 +19,7 @@ from cope_cli.stages.encode import encode_video
 from cope_cli.stages.extract import extract_video
 from cope_cli.stages.frames import FramesRequest
 
-KNOWN = ("tiny_right_then_down", "tiny_camera_pan")
+KNOWN = ("tiny_right_then_down", "tiny_vanishes", "tiny_passes_behind", "tiny_camera_pan")
 MODES: tuple[DeltaMode, DeltaMode] = ("on", "zero")
 SAMPLES = Path(__file__).parents[2] / "sample_videos"
 
@@ -70,7 +70,7 @@ def test_it_says_what_it_knows(shipped: LoadedVideoLM) -> None:
 
 
 def test_its_answers_about_motion_come_from_the_delta_tokens(shipped: LoadedVideoLM, cache: Cache) -> None:
-    """Of two clips that it gets right; docs/cope-tiny.md has its results on 1200 that it had never seen."""
+    """Of four clips that it gets right; docs/cope-tiny.md has its results on 1200 that it had never seen."""
     on, zeroed = (share_right(shipped, cache, "motion", delta, KNOWN) for delta in MODES)
     assert on >= 0.9
     assert zeroed <= 0.3

@@ -180,13 +180,12 @@ class MotionPatches(nn.Module):
     def __init__(self, config: DeltaEncoderConfig) -> None:
         super().__init__()
         self.patch_px = config.patch_px
-        self.mlp = nn.Sequential(
-            nn.Linear(2 * config.patch_px**2, config.width), nn.GELU(), nn.Linear(config.width, config.width)
-        )
+        first, second = nn.Linear(2 * config.patch_px**2, config.width), nn.Linear(config.width, config.width)
         with torch.no_grad():
-            for layer in (self.mlp[0], self.mlp[2]):
+            for layer in (first, second):
                 layer.weight.mul_(_MOTION_GAIN)
                 layer.bias.zero_()  # what stands still is 0
+        self.mlp = nn.Sequential(first, nn.GELU(), second)
 
     def forward(self, motion: Tensor) -> Tensor:
         """Map (P, 2, G, G) to patch features (P, h, h, D)."""

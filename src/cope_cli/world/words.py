@@ -148,7 +148,8 @@ STATIC_KINDS = ("count", "colour", "shape", "start", "there")
 
 #: What captions are made of, besides names and what things do.
 CAPTION_PARTS = (
-    *("At the {x}, the {a} moves left, then right.", "The {a} moves up and speeds up.", "The {a} moves down and slows down."),
+    *("At the {x}, the {a} moves left, then right.", "The {a} moves up and speeds up."),
+    "The {a} moves down and slows down.",
     *("The {a} moves left and stops.", "The {a} starts moving left.", "The {a} keeps moving left."),
     *("The {a} starts moving left and stops.", "The {a} moves left, bounces and moves right."),
     *("The {a} passes behind the {b}.", "The {a} passes in front of the {b}."),

@@ -9,7 +9,7 @@ import pytest
 import torch
 from asked_videos import SAMPLES
 
-from cope_cli.api.conversation import Conversation
+from cope_cli.api.conversation import Conversation, _streamer
 from cope_cli.api.settings import AskConfig
 from cope_cli.errors import UsageError
 
@@ -127,3 +127,13 @@ def test_zeroed_delta_tokens_are_zeroed_in_every_turn(begin, lively):
     kinds = torch.tensor(plan.token_kinds())
     assert not chat.video.visual_embeddings(plan)[kinds == 2].any()
     assert begin().video.visual_embeddings(plan)[kinds == 2].any()
+
+
+def test_streamed_text_does_not_begin_with_a_space(lively):
+    pieces: list[str] = []
+    streamer = _streamer(lively.tokenizer, pieces.append)
+    streamer.put(torch.tensor([[1]]))  # the prompt, which is skipped
+    for token in lively.tokenizer("  What moves and what does not?").input_ids:
+        streamer.put(torch.tensor([token]))
+    streamer.end()
+    assert "".join(pieces) == "What moves and what does not?"

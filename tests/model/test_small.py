@@ -17,7 +17,7 @@ def test_the_seed_decides_every_weight_and_the_callers_random_state_none() -> No
     other = build_small_videolm(seed=4, grid_px=32)[0].state_dict()
     assert [name for name in first if not torch.equal(first[name], second[name])] == []
     assert not torch.equal(first["base.lm_head.weight"], other["base.lm_head.weight"])
-    name = "delta_encoder.motion_branch.queries"
+    name = "delta_encoder.motion_branch.patches.mlp.0.weight"
     assert not torch.equal(first[name], other[name])
 
 

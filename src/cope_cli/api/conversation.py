@@ -191,6 +191,7 @@ def _streamer(tokenizer: Any, on_text: OnText) -> Any:
 
     class Streamer(TextStreamer):
         first_token_time = 0.0
+        has_begun = False
 
         def put(self, value: Any) -> None:
             if not self.next_tokens_are_prompt and not self.first_token_time:
@@ -198,7 +199,9 @@ def _streamer(tokenizer: Any, on_text: OnText) -> Any:
             super().put(value)
 
         def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
+            text = text if self.has_begun else text.lstrip()  # as the whole answer
             if text:
+                self.has_begun = True
                 on_text(text)
 
     return Streamer(tokenizer, skip_prompt=True, skip_special_tokens=True)

@@ -184,7 +184,7 @@ def test_captions_of_hand_made_clips():
 def test_what_is_not_there_at_first_has_no_place():
     shown = Part(kind="appear", from_seconds=2, until_seconds=2)
     shot = shot_of(replace(thing_of("red"), is_there=False, parts=(shown,)))
-    assert facts.placed(shot, 128, "red circle") == "the red circle"
+    assert facts.place(shot, 128, "red circle") is None
     assert facts.caption(clip_of(shot)) == "The red circle appears."
 
 

@@ -171,12 +171,10 @@ def there(clip: Clip, place: str) -> str | None:
     return near[0].name if len(near) == 1 and start(clip, near[0].name) else None
 
 
-def placed(shot: Shot, size_px: int, name: str) -> str:
-    """Say where a thing is when a shot begins, and then its name; the name alone if it is not there then."""
+def place(shot: Shot, size_px: int, name: str) -> str | None:
+    """In which cell a thing is when a shot begins, however near to a line; None if it is not there then."""
     thing = shot.thing(name)
-    if thing is None or not thing.is_there:
-        return f"the {name}"
-    return f"at the {nearest_cell(thing.x_px, thing.y_px, size_px)}, the {name}"
+    return nearest_cell(thing.x_px, thing.y_px, size_px) if thing and thing.is_there else None
 
 
 def caption(clip: Clip) -> str | None:
@@ -198,13 +196,13 @@ def _told(shot: Shot, size_px: int) -> list[str] | None:
     if shot.meeting:
         return [_told_meeting(shot, size_px)]
     acting = sorted((thing for thing in shot.things if thing.parts), key=lambda t: (t.parts[0].from_seconds, t.x_px))
-    sentences = [_sentence(thing, _capitalised(placed(shot, size_px, thing.name)), size_px) for thing in acting]
+    sentences = [_sentence(thing, _who(shot, size_px, thing.name), size_px) for thing in acting]
     return None if None in sentences else [sentence for sentence in sentences if sentence]
 
 
 def _told_meeting(shot: Shot, size_px: int) -> str:
     assert shot.meeting is not None
-    who, other = _capitalised(placed(shot, size_px, shot.meeting.mover)), shot.meeting.other
+    who, other = _who(shot, size_px, shot.meeting.mover), shot.meeting.other
     return {
         "behind": f"{who} passes behind the {other}.",
         "in front": f"{who} passes in front of the {other}.",
@@ -213,8 +211,9 @@ def _told_meeting(shot: Shot, size_px: int) -> str:
     }[shot.meeting.outcome]
 
 
-def _capitalised(text: str) -> str:
-    return text[0].upper() + text[1:]
+def _who(shot: Shot, size_px: int, name: str) -> str:
+    where = place(shot, size_px, name)
+    return f"At the {where}, the {name}" if where else f"The {name}"
 
 
 def _sentence(thing: Thing, who: str, size_px: int) -> str | None:

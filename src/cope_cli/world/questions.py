@@ -227,9 +227,10 @@ def _which(shots: Sequence[Shot], size_px: int) -> Iterator[Candidate]:
             continue
         answers = tuple(facts.which(shot, size_px, verb) for shot in shots)
         least = 4 if verb == WHICH["appear"] or num_things > 2 else 2
+        names = [str(answer) for answer in answers]
+        places = [facts.place(shot, size_px, name) for shot, name in zip(shots, names, strict=True)]
         said = tuple(
-            facts.placed(shot, size_px, str(answer)).replace("at the", "one at the", 1).removeprefix("the ")
-            for shot, answer in zip(shots, answers, strict=True)
+            f"one at the {place}, the {name}" if place else name for place, name in zip(places, names, strict=True)
         )
         yield Candidate(kind="which", a=verb, answers=answers, least_answers=least, said=said)
 

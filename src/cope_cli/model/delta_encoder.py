@@ -210,8 +210,8 @@ class ResidualPatches(nn.Module):
 class DeltaBranch(nn.Module):
     """Patches and queries through a transformer; the queries' outputs, projected up, are the tokens.
 
-    Fresh queries look at different parts of the grid. All alike, they become one token several times over, which says
-    how everything moves taken together but not what moves where (docs/cope-tiny.md).
+    Fresh queries look at different parts of the grid. When they began all alike, cope-tiny's motion tokens became
+    nearly the same token four times over, and said little of what moves where (docs/cope-tiny.md).
     """
 
     def __init__(self, config: DeltaEncoderConfig, patches: nn.Module, num_queries: int) -> None:

@@ -49,31 +49,33 @@ class Recipe:
         finetune_steps: of `finetune_batch` packs.
         finetune_batch: packs in a step.
         pack: questions behind one visual prefix.
+        twins: training clips of each group of four: two show twice as many first frames as four, for the same cost.
         rounds_one: how often questions are drawn for a training clip with one object.
         rounds_all: the same with two to four, about which there is more to ask.
         seed: of everything but the test clips.
         test_seed: of the test clips: new ones once a model's answers about the last have been looked at.
     """
 
-    num_one: int = 1000
+    num_one: int = 1500
     num_all: int = 4000
     num_val: int = 200
     num_test: int = 600
     vision_steps: int = 1200
     vision_again_steps: int = 700
     vision_batch: int = 16
-    pretrain_steps: int = 400
+    pretrain_steps: int = 800
     pretrain_batch: int = 16
     align_steps: int = 300
     align_batch: int = 18
     motion_steps: int = 1000
-    finetune_steps: int = 450
+    finetune_steps: int = 400
     finetune_batch: int = 8
     pack: int = 18
+    twins: int = 2
     rounds_one: int = 3
     rounds_all: int = 6
     seed: int = 0
-    test_seed: int = 2
+    test_seed: int = 3
 
     def scaled(self, scale: float) -> Recipe:
         """Return a recipe with that share of clips and steps, to try the machinery."""
@@ -179,6 +181,8 @@ def _data_stages(recipe: Recipe, folder: Path, workers: int) -> list[Stage]:
         seed = (recipe.test_seed if split == "test" else recipe.seed) * 10 + number
         scenes = ["scenes", "--num", str(count), "--seed", str(seed), "--objects", objects]
         scenes += ["--split", split, "--rounds", str(rounds.get(name, 1)), "--out", str(out)]
+        if split == "train":
+            scenes += ["--twins", str(recipe.twins)]
         scenes += ["--workers", str(workers)]
         encode = ["encode", str(out / "clips"), "--workers", str(workers)]
         extract = ["extract", "--fusion", "30", "--grid", "128", "--frame-size", "128", "--workers", str(workers)]

@@ -88,7 +88,8 @@ def cell_of(thing: Thing) -> str:
 
 def mentioned(clip: Clip, question: str) -> list[Thing]:
     """The things of the clip that a question names, in its order; by place, shape or colour where it has no name."""
-    asked = re.search(r"(?:What is|starts) at the ([a-z ]+?)(?: at the start)?\?", question)
+    cells = "|".join(sorted(CELLS, key=len, reverse=True))
+    asked = re.search(rf"(?:What is|starts|object) at the ({cells})\b", question)
     if asked:
         return [thing for thing in clip.shots[0].things if thing.is_there and cell_of(thing) == asked[1]]
     things = [thing for shot in clip.shots for thing in shot.things if thing.is_there]
@@ -223,6 +224,14 @@ def test_the_ceiling_is_the_mean_of_the_items_chances(world):
         assert 0 < row.best_constant <= 1
         if row.best_from_iframes is not None:
             assert row.best_constant <= row.best_from_iframes + 1e-9  # nobody does better blind than with the I-frames
+
+
+def test_a_place_in_a_motion_question_is_that_of_one_thing(world):
+    placed = [item for item in world.items if item["needs"] == "motion" and "object at the" in text_of(item)]
+    for item in placed:
+        assert len(world.clip(item).shots) == 1
+        assert len(mentioned(world.clip(item), text_of(item))) == 1
+    assert {"direction", "what", "end", "changes", "state"} == {item["kind"] for item in placed}
 
 
 # Items

@@ -81,6 +81,22 @@ def test_other_settings_are_refused_by_name_and_replaced_by_force(tmp_path):
     assert written(tmp_path, other, num_clips=4, force=True) == (4, 0)
 
 
+def test_fewer_twins_are_the_first_of_each_group_with_the_same_questions(tmp_path):
+    clips, items = draw_world(CONFIG, 8)
+    some_clips, some_items = draw_world(CONFIG, 4, twins=2)
+    assert some_clips == [clip for clip in clips if clip.twin < 2]
+    names = {f"clips/{clip.name}.mp4" for clip in some_clips}
+    assert some_items == [item for item in items if item["video"] in names]
+    assert all(outcome.error is None for outcome in world_batch(CONFIG, some_clips, some_items, tmp_path).run())
+    assert {f"clips/{path.name}" for path in (tmp_path / "clips").iterdir()} == names
+
+
+@pytest.mark.parametrize(("count", "twins"), [(3, 2), (0, 1), (4, 0), (5, 5)])
+def test_twins_are_one_to_four_and_fit_the_number_of_clips(count, twins):
+    with pytest.raises(UsageError, match=r"--twins|--num"):
+        draw_world(CONFIG, count, twins=twins)
+
+
 @pytest.mark.slow
 def test_two_workers_write_what_one_does(tmp_path):
     for workers in (1, 2):

@@ -116,13 +116,16 @@ def extract(
 def scenes(
     out: Annotated[Path, typer.Option(help="Folder for the clips and the questions.", file_okay=False)],
     num: Annotated[
-        int | None, typer.Option(help="Render so many clips of the small world, in twins of four.", min=4)
+        int | None, typer.Option(help="Render so many clips of the small world.", min=1)
     ] = None,
     seed: Annotated[int, typer.Option(help="Decides every clip and question, together with --split.")] = 0,
     split: Annotated[str, typer.Option(help="train, val or test: clips of one are never in another.")] = "train",
     objects: Annotated[str, typer.Option(help="Things at the start of a clip: 1, or 1-4.")] = "1-4",
     two_gops: Annotated[float, typer.Option(help="Share of clips of two GOPs: 16 seconds instead of 8.")] = 0.1,
     size: Annotated[int, typer.Option(help="Side of the pictures in pixels.")] = 128,
+    twins: Annotated[
+        int, typer.Option(help="Clips of each group of four twins; fewer show more different pictures.")
+    ] = 4,
     rounds: Annotated[int, typer.Option(help="How often questions are drawn for each group of twins.")] = 1,
     sheet: Annotated[
         Path | None,
@@ -140,7 +143,7 @@ def scenes(
     from cope_cli.world.write import draw_world, world_batch
 
     config = WorldConfig(seed=seed, split=split, size_px=size, objects=objects, two_gops=two_gops)
-    clips, items = draw_world(config, num, rounds=rounds)
+    clips, items = draw_world(config, num, rounds=rounds, twins=twins)
     if sheet:
         from cope_cli.world.sheet import NUM_ON_SHEET, write_sheet
 

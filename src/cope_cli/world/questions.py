@@ -20,7 +20,7 @@ from cope_cli.stages.scenes import COLOURS
 from cope_cli.world import facts
 from cope_cli.world.records import GOP_FRAMES, Clip, Shot
 from cope_cli.world.themes import SHAPES
-from cope_cli.world.words import CELLS, LETTERS, NONE, NONE_REPLY, NUMBERS, OPTION_LINE, WHICH, WORDINGS
+from cope_cli.world.words import CELLS, LETTERS, NONE, NONE_REPLY, NUMBERS, OPTION_LINE, PLACED, WHICH, WORDINGS
 
 DATA_SOURCE = "cope_scenes"
 #: Motion kind -> so many different answers it needs among the twins: all there are, where that is a closed set.
@@ -32,7 +32,7 @@ _LEAST_ANSWERS = {
     "changes": 4,
     "faster": 2,
     "order": 2,
-    "what": 3,
+    "what": 2,
     "camera": 4,
     "end": 3,
     "meeting": 4,
@@ -109,7 +109,7 @@ def questions_of(clips: Sequence[Clip], rng: np.random.Generator, *, rounds: int
     return [
         {
             "id": f"{clip.name}-{number}",
-            "video": f"clips/{clip.name}.mp4",
+            "video": video_of(clip),
             "data_source": DATA_SOURCE,
             **item,
             "objects": clip.num_objects,
@@ -118,6 +118,11 @@ def questions_of(clips: Sequence[Clip], rng: np.random.Generator, *, rounds: int
         for clip, own in zip(clips, items, strict=True)
         for number, item in enumerate(own)
     ]
+
+
+def video_of(clip: Clip) -> str:
+    """Return a clip's path below its world's folder."""
+    return f"clips/{clip.name}.mp4"
 
 
 def _asked(candidate: Candidate, twins: Sequence[int], rng: np.random.Generator) -> list[dict[str, Any]]:
@@ -179,12 +184,14 @@ def _candidates(clips: Sequence[Clip], rng: np.random.Generator) -> Iterator[Can
         yield about_clip("camera", facts.camera)
         yield about_clip("count at the end", facts.count_at_end)
     if len(num_shots) == 1:
-        for name in _names(clips[0].shots[-1]):
-            yield about_clip("end", partial(facts.end, name=name), name)
-        for number in range(num_shots.pop()):
-            yield from _about_shots([clip.shots[number] for clip in clips], size_px, rng)
-        if len(clips[0].shots) == 1:
-            yield from _which([clip.shots[0] for clip in clips], size_px)
+        *shots_before, last = zip(*(clip.shots for clip in clips), strict=True)
+        places = {} if shots_before else _places(last, size_px)
+        for said, name in _said_names(last[0], places):
+            yield about_clip("end", partial(facts.end, name=name), said)
+        for shots in (*shots_before, last):
+            yield from _about_shots(shots, size_px, places, rng)
+        if not shots_before:
+            yield from _which(last, size_px)
 
 
 def _names(shot: Shot) -> list[str]:
@@ -192,22 +199,39 @@ def _names(shot: Shot) -> list[str]:
     return [thing.name for thing in shot.things if thing.is_there]
 
 
-def _about_shots(shots: Sequence[Shot], size_px: int, rng: np.random.Generator) -> Iterator[Candidate]:
+def _places(shots: Sequence[Shot], size_px: int) -> dict[str, str]:
+    """Map each thing that shows when the shots begin, alone in its cell in all of them, to that cell's name."""
+    things = {thing.name: thing for shot in shots for thing in shot.things}
+    taken = Counter(facts.nearest_cell(thing.x_px, thing.y_px, size_px) for thing in things.values())
+    cells = {name: facts.cell(things[name].x_px, things[name].y_px, size_px) for name in _names(shots[0])}
+    return {name: cell for name, cell in cells.items() if cell and taken[cell] == 1}
+
+
+def _said_names(shot: Shot, places: dict[str, str]) -> Iterator[tuple[str, str]]:
+    """Yield how a question may say each thing, by its name or by its place, and the thing's name."""
+    for name in _names(shot):
+        yield name, name
+        if name in places:
+            yield PLACED.format(places[name]), name
+
+
+def _about_shots(
+    shots: Sequence[Shot], size_px: int, places: dict[str, str], rng: np.random.Generator
+) -> Iterator[Candidate]:
     """Yield the questions about one shot of each twin."""
 
     def ask(kind: str, answer: Callable[[Shot], str | None], a: str, b: str = "") -> Candidate:
         answers = tuple(answer(shot) for shot in shots)
         return Candidate(kind=kind, a=a, b=b, answers=answers, least_answers=_LEAST_ANSWERS[kind])
 
-    names = _names(shots[0])
-    for name in names:
-        yield ask("direction", partial(facts.direction, name=name), name)
-        yield ask("first direction", partial(facts.first_direction, name=name), name)
-        yield ask("last direction", partial(facts.last_direction, name=name), name)
-        yield ask("changes", partial(facts.changes, name=name), name)
-        yield ask("state", partial(facts.state, size_px=size_px, name=name), name)
-        yield ask("what", partial(facts.what, size_px=size_px, name=name), name)
-    for pair in combinations(names, 2):
+    for said, name in _said_names(shots[0], places):
+        yield ask("direction", partial(facts.direction, name=name), said)
+        yield ask("first direction", partial(facts.first_direction, name=name), said)
+        yield ask("last direction", partial(facts.last_direction, name=name), said)
+        yield ask("changes", partial(facts.changes, name=name), said)
+        yield ask("state", partial(facts.state, size_px=size_px, name=name), said)
+        yield ask("what", partial(facts.what, size_px=size_px, name=name), said)
+    for pair in combinations(_names(shots[0]), 2):
         a, b = (pair[index] for index in rng.permutation(2))
         yield ask("faster", partial(facts.faster, name=a, other_name=b), a, b)
     told = {text for shot in shots for _, text in facts.moments(shot, [thing.name for thing in shot.things])}

@@ -24,6 +24,8 @@ CELLS = (
     *("bottom left", "bottom", "bottom right"),
 )
 """Names of the nine cells of the picture, row by row."""
+#: How a question says a thing by where it is when the scene begins.
+PLACED = "object at the {}"
 STATES = ("stops", "starts", "keeps moving", "stays still")
 MEETINGS = {
     "behind": "passes behind",
@@ -170,5 +172,5 @@ def vocabulary() -> list[str]:
     texts = [part for wordings in WORDINGS.values() for wording in wordings for part in wording]
     texts += [*CAPTION_PARTS, *ACTS.values(), *MEETINGS.values(), *CAMERA.values(), *WHICH.values()]
     texts += [*STATES, *CELLS, *NUMBERS, *LETTERS, *COLOURS, *SHAPES, *DIRECTIONS]
-    texts += [NONE, NONE_REPLY, OPTION_LINE, "A."]
-    return sorted({token for text in texts for token in tokens_of(re.sub(r"\{.\}", " ", text))})
+    texts += [NONE, NONE_REPLY, OPTION_LINE, PLACED, "A."]
+    return sorted({token for text in texts for token in tokens_of(re.sub(r"\{.?\}", " ", text))})

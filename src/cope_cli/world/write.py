@@ -27,7 +27,7 @@ from cope_cli.errors import DataError, PathNotFoundError, StorageError, UsageErr
 from cope_cli.files import canonical_json, write_json, write_text
 from cope_cli.stages.batch import Batch
 from cope_cli.world.groups import WORLD_VERSION, WorldConfig, draw_group
-from cope_cli.world.questions import questions_of
+from cope_cli.world.questions import questions_of, video_of
 from cope_cli.world.records import FPS, Clip
 from cope_cli.world.render import Painter, render
 from cope_cli.world.themes import NUM_TWINS
@@ -57,27 +57,34 @@ class WrittenRecord:
     cpu_seconds: float
 
 
-def draw_world(config: WorldConfig, num_clips: int, *, rounds: int = 1) -> tuple[list[Clip], list[dict[str, Any]]]:
+def draw_world(
+    config: WorldConfig, num_clips: int, *, rounds: int = 1, twins: int = NUM_TWINS
+) -> tuple[list[Clip], list[dict[str, Any]]]:
     """Return the records of a world's first clips, and the items about them.
 
     Args:
         config: which world.
-        num_clips: how many clips, a multiple of four (the twins of a group).
+        num_clips: how many clips, a multiple of `twins`.
         rounds: how often questions are drawn for each group.
+        twins: clips of each group of four. Fewer show more different pictures. Questions come out even over all four.
 
     Raises:
         UsageError: a number does not fit.
     """
-    if num_clips < NUM_TWINS or num_clips % NUM_TWINS:
-        raise UsageError(f"--num {num_clips}: expected a multiple of {NUM_TWINS}, the clips of a group of twins")
+    if not 1 <= twins <= NUM_TWINS:
+        raise UsageError(f"--twins {twins}: expected 1 to {NUM_TWINS}, clips of a group of twins")
+    if num_clips < twins or num_clips % twins:
+        raise UsageError(f"--num {num_clips}: expected a multiple of {twins}, the clips of a group of twins")
     if rounds < 1:
         raise UsageError(f"--rounds {rounds}: expected at least 1")
     clips: list[Clip] = []
     items: list[dict[str, Any]] = []
-    for group in range(num_clips // NUM_TWINS):
-        twins = draw_group(config, group)
-        clips += twins
-        items += questions_of(twins, config.stream(group, 1), rounds=rounds)
+    for group in range(num_clips // twins):
+        all_twins = draw_group(config, group)
+        clips += all_twins[:twins]
+        videos = {video_of(clip) for clip in all_twins[:twins]}
+        found = questions_of(all_twins, config.stream(group, 1), rounds=rounds)
+        items += [item for item in found if item["video"] in videos]
     return clips, items
 
 
@@ -107,9 +114,10 @@ def world_batch(
     _claim(folder, config, force=force)
     write_text(folder / "scenes.jsonl", "".join(json.dumps(clip.to_dict()) + "\n" for clip in clips))
     write_text(folder / "questions.json", json.dumps(items, indent=1) + "\n")
-    num_groups = len(clips) // NUM_TWINS
+    twins = max(clip.twin for clip in clips) + 1
+    num_groups = len(clips) // twins
     names = [f"{first}-{min(first + _ITEM_GROUPS, num_groups) - 1}" for first in range(0, num_groups, _ITEM_GROUPS)]
-    work = partial(_write_groups, config=config, folder=folder, force=force)
+    work = partial(_write_groups, config=config, twins=twins, folder=folder, force=force)
     return Batch(items=names, work=work, workers=workers)
 
 
@@ -155,15 +163,17 @@ def _claim(folder: Path, config: WorldConfig, *, force: bool) -> None:
     write_json(path, settings)
 
 
-def _write_groups(item: str, report: OnProgress, *, config: WorldConfig, folder: Path, force: bool) -> WrittenRecord:
+def _write_groups(
+    item: str, report: OnProgress, *, config: WorldConfig, twins: int, folder: Path, force: bool
+) -> WrittenRecord:
     """Render the groups of one item, named as first-last."""
     first, last = (int(part) for part in item.split("-"))
     num_new = num_kept = size_bytes = 0
     began = time.process_time()
-    total = (last - first + 1) * NUM_TWINS
+    total = (last - first + 1) * twins
     for group in range(first, last + 1):
         painter = Painter()
-        for clip in draw_group(config, group):
+        for clip in draw_group(config, group)[:twins]:
             path = folder / "clips" / f"{clip.name}.mp4"
             if force or not path.exists():
                 write_h264(render(clip, painter), path, fps=FPS, crf=_CRF, preset=_PRESET)

@@ -115,9 +115,7 @@ def extract(
 
 def scenes(
     out: Annotated[Path, typer.Option(help="Folder for the clips and the questions.", file_okay=False)],
-    num: Annotated[
-        int | None, typer.Option(help="Render so many clips of the small world.", min=1)
-    ] = None,
+    num: Annotated[int | None, typer.Option(help="Render so many clips of the small world.", min=1)] = None,
     seed: Annotated[int, typer.Option(help="Decides every clip and question, together with --split.")] = 0,
     split: Annotated[str, typer.Option(help="train, val or test: clips of one are never in another.")] = "train",
     objects: Annotated[str, typer.Option(help="Things at the start of a clip: 1, or 1-4.")] = "1-4",

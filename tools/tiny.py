@@ -208,11 +208,13 @@ def _training_stages(recipe: Recipe, folder: Path) -> list[Stage]:
     pretrain += ["--held-out", "0.03", "--eval-pairs", "500", "--run", "pretrain", *seeded]
     questions = ["train", "finetune", "--keyframes", "1", "--pack", str(recipe.pack)]
     questions += ["--group-by-length", "--lr", "2e-3", "--beta2", "0.95", *seeded]
-    pretrained = [*questions, "--delta-encoder", "pretrain"]
-    align = [*pretrained, "--model", str(runs / "vision-again"), "--data", str(scenes / "all" / "static.json")]
-    align += ["--delta", "off", "--steps", str(recipe.align_steps), "--batch-size", str(recipe.align_batch)]
-    motion = [*pretrained, "--model", str(runs / "align"), "--data", str(scenes / "no-choices.yaml")]
-    motion += ["--steps", str(recipe.motion_steps), "--batch-size", str(recipe.finetune_batch)]
+    # Without Delta-tokens: it can run beside pre-training.
+    align = [*questions, "--delta", "off", "--delta-encoder", "fresh", "--delta-preset", "tiny"]
+    align += ["--model", str(runs / "vision-again"), "--data", str(scenes / "all" / "static.json")]
+    align += ["--steps", str(recipe.align_steps), "--batch-size", str(recipe.align_batch)]
+    motion = [*questions, "--delta-encoder", "pretrain", "--model", str(runs / "align")]
+    motion += ["--data", str(scenes / "no-choices.yaml"), "--steps", str(recipe.motion_steps)]
+    motion += ["--batch-size", str(recipe.finetune_batch)]
     # No --delta-encoder: the model's own, which has learned along.
     finetune = [*questions, "--model", str(runs / "motion"), "--data", str(scenes / "recipe.yaml")]
     finetune += ["--steps", str(recipe.finetune_steps), "--batch-size", str(recipe.finetune_batch)]

@@ -24,6 +24,17 @@ def test_neither_compiler_nor_sharded_tensors_are_imported() -> None:
     assert printed(f"{QUICK}\nprint([name for name in {left_out} if name in sys.modules])") == "[]"
 
 
+def test_other_models_are_not_read_and_their_modules_can_still_be_imported() -> None:
+    code = f"""{QUICK}
+import transformers
+from transformers import Qwen2Tokenizer, SiglipVisionModel
+from transformers.models.llama import LlamaConfig
+print(hasattr(transformers, "WhisperModel"), LlamaConfig.model_type)
+print(type(transformers.AutoConfig.for_model("gemma")).__name__)
+"""
+    assert printed(code) == "False llama\nGemmaConfig"
+
+
 def test_what_needs_the_compiler_gets_it() -> None:
     code = f"""{QUICK}
 import torch
@@ -31,6 +42,17 @@ double = torch.compile(lambda values: 2 * values, backend="eager", fullgraph=Tru
 print(double(torch.ones(2)).tolist(), "torch._dynamo.symbolic_convert" in sys.modules)
 """
     assert printed(code) == "[2.0, 2.0] True"
+
+
+def test_shapes_are_checked_without_their_algebra_until_it_is_needed() -> None:
+    code = f"""{QUICK}
+import torch
+with torch.device("meta"):
+    print(torch.arange(4).shape, "sympy" in sys.modules)
+from torch.fx.experimental.symbolic_shapes import ShapeEnv
+print(ShapeEnv().create_unbacked_symint().node.expr.is_integer)
+"""
+    assert printed(code) == "torch.Size([4]) False\nTrue"
 
 
 def test_the_mode_of_masks_that_index_is_the_compilers() -> None:

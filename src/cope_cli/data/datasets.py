@@ -13,6 +13,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from itertools import accumulate
 from pathlib import Path
 from typing import TypeVar
@@ -90,9 +91,10 @@ class FinetuneDataset:
         self.bad: list[BadSample] = []
         self._entries = OpenEntries(index.cache.root, size_px)
         found_items: list[_Found] = []
+        entry_name = cache(lambda video: index.find(video, video_root=video_root).name)  # many items share a video
         for number, item in enumerate(items):
             try:
-                name = index.find(item.video, video_root=video_root).name
+                name = entry_name(item.video)
                 found_items.append(_Found(item=item, name=name, sample_id=f"{number}:{item.id}"))
             except CopeError as error:
                 if not skip_bad:

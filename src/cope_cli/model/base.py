@@ -27,8 +27,9 @@ _TOWER = "model.vision_tower."
 def expected_tensors(config: Any) -> dict[str, torch.Tensor]:
     """Return the tensors, without numbers, that a LlavaOnevisionConfig calls for."""
     from transformers import LlavaOnevisionForConditionalGeneration
+    from transformers.initialization import no_init_weights
 
-    with torch.device("meta"):
+    with torch.device("meta"), no_init_weights():
         state: dict[str, torch.Tensor] = LlavaOnevisionForConditionalGeneration(config).state_dict()
     return state
 
@@ -101,6 +102,7 @@ def load_base(
         UsageError: attention or device map cannot be had, or memory is too small.
     """
     from transformers import GenerationConfig, LlavaOnevisionForConditionalGeneration
+    from transformers.initialization import no_init_weights
 
     _check_attention(attention)
     if isinstance(device_map, str) and device_map not in NAMED_MAPS:
@@ -111,6 +113,7 @@ def load_base(
         naming(folder, "the base model"),
         fitting_memory(folder),
         quiet_transformers(),
+        no_init_weights(),  # every one is read
         warnings.catch_warnings(),
     ):
         # image_newline is a parameter of its own in accelerate's maps, of which it then says that it is no module.

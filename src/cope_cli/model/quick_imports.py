@@ -8,32 +8,38 @@ from __future__ import annotations
 
 import gc
 import importlib
+import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from functools import partial
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 from unittest import mock
 
 _COMPILER = "torch._dynamo"
 _INDEXING = f"{_COMPILER}._trace_wrapped_higher_order_op"
+#: Algebra of shapes that are not known yet, on which PyTorch calls to check what is true or false already.
+_SHAPES = "torch.fx.experimental.symbolic_shapes"
+#: Folders of transformers' models whose classes `from transformers import` finds inside `quick_imports`.
+_MODELS = ("auto", "llava_onevision", "qwen2", "siglip")
 
 
 class _Deferred(ModuleType):
-    """Stands for a module: the first thing asked of it that it does not have brings in the compiler."""
+    """Stands for a module: the first thing asked of it that it does not have brings in the real one."""
 
     def __getattr__(self, name: str) -> Any:
         if name in ("__spec__", "__file__") or (name.startswith("__") and self.__name__ != _COMPILER):
             raise AttributeError(name)
-        return getattr(_compiler(self.__name__), name)
+        return getattr(_real(self.__name__), name)
 
 
-def _compiler(module: str) -> ModuleType:
-    """Import the compiler in place of what stands for it, and return one of its modules."""
-    for name in (_COMPILER, _INDEXING):
+def _real(module: str) -> ModuleType:
+    """Import a module in place of what stands for it, and put nothing in the place of others any more."""
+    for name in (_COMPILER, _INDEXING, _SHAPES):
         if isinstance(sys.modules.get(name), _Deferred):
             del sys.modules[name]
-    importlib.import_module(_COMPILER)
     return importlib.import_module(module)
 
 
@@ -43,16 +49,22 @@ def _unchanged(function: Callable[..., Any] | None = None, *_: Any, **__: Any) -
 
 
 def _index_mode(*arguments: Any) -> Any:
-    return _compiler(_INDEXING).TransformGetItemToIndex(*arguments)
+    return _real(_INDEXING).TransformGetItemToIndex(*arguments)
+
+
+def _holds(condition: Any, skip: int = 0) -> bool:
+    return condition if isinstance(condition, bool) else _real(_SHAPES).expect_true(condition, skip)
 
 
 @contextmanager
 def quick_imports() -> Iterator[None]:
     """Let a process that answers and ends import PyTorch and transformers in less time.
 
-    Inside, transformers believes that PyTorch was built without `distributed`, and goes on to do so. The compiler comes
-    in by itself as soon as something needs more of it than marks on functions. Garbage is not looked for: modules hold
-    what they make. In a process that has imported transformers or the compiler before, only that is left.
+    Inside, transformers believes that PyTorch was built without `distributed`, and goes on to do so. To learn what
+    classes it has, it reads the source of those models only that a VideoLM consists of, not of some hundred others. The
+    compiler, and the algebra of unknown shapes, come in by themselves as soon as something needs more of them than
+    marks on functions. Garbage is not looked for: modules hold what they make. In a process that has imported
+    transformers or the compiler before, only that is left.
     """
     gc.disable()
     try:
@@ -64,6 +76,14 @@ def quick_imports() -> Iterator[None]:
         gc.enable()
 
 
+def _scan_models(scandir: Callable[[Any], Any], path: Any = ".") -> Any:
+    """List a folder; of that of transformers' models, `_MODELS` only."""
+    if Path(path).parts[-2:] != ("transformers", "models"):
+        return scandir(path)
+    with scandir(path) as entries:
+        return nullcontext([entry for entry in entries if entry.name in _MODELS or not entry.is_dir()])
+
+
 def _leave_out_compiler() -> None:
     import torch
 
@@ -72,6 +92,11 @@ def _leave_out_compiler() -> None:
         setattr(compiler, name, _unchanged)
     indexing.TransformGetItemToIndex = _index_mode  # type: ignore[attr-defined]
     sys.modules |= {_COMPILER: compiler, _INDEXING: indexing}
+    if _SHAPES not in sys.modules:
+        shapes = sys.modules[_SHAPES] = _Deferred(_SHAPES)
+        shapes.expect_true = _holds  # type: ignore[attr-defined]
+    with mock.patch.object(os, "scandir", partial(_scan_models, os.scandir)):
+        importlib.import_module("transformers.models")
     from transformers.utils import is_torch_distributed_available
 
     with mock.patch.object(torch.distributed, "is_available", return_value=False):

@@ -1,4 +1,4 @@
-"""`torchrun -m cope_cli train ...` as a user types it, and a rank that does not come."""
+"""`torchrun -m -- cope_cli train ...` as a user types it, and a rank that does not come."""
 
 from __future__ import annotations
 
@@ -48,16 +48,16 @@ def test_torchrun_with_two_ranks_needs_nothing_else(train_cache: Cache, qa: Path
         launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
         common = ["--cpu", "--grid", str(GRID_PX), "--runs", str(tmp_path / "runs"), "--cache", str(train_cache.root)]
         return subprocess.run(
-            [*launcher, "-m", "cope_cli", "train", *arguments, *common],
+            [*launcher, "-m", "--", "cope_cli", "train", *arguments, *common],
             env={**os.environ, "PYTHONPATH": str(SRC), "OMP_NUM_THREADS": "1"},
             capture_output=True,
             text=True,
             timeout=500,
         )
 
-    pretrained = torchrun("pretrain", "--steps", "3", "--batch-size", "2", "--global-batch", "8", "--json")
+    pretrained = torchrun("pretrain", "--steps", "3", "--batch-size", "2", "--global-batch", "8", "--json", "--run", "own")
     assert pretrained.returncode == 0, pretrained.stderr
-    run = tmp_path / "runs" / "pretrain-1"
+    run = tmp_path / "runs" / "own"
     assert json.loads(pretrained.stdout)["run"] == str(run)  # printed once, by rank 0
     assert pretrained.stderr.count("global batch 8 = 2 samples x 2 ranks x 2 micro-batches") == 1
     assert [line["step"] for line in RunFolder(run, "pretrain").metrics()] == [1, 2, 3]
@@ -65,7 +65,7 @@ def test_torchrun_with_two_ranks_needs_nothing_else(train_cache: Cache, qa: Path
     finetuned = torchrun("finetune", "--data", str(qa), "--steps", "2", "--batch-size", "1", "--group-by-length")
     assert finetuned.returncode == 0, finetuned.stderr
     assert read_status(tmp_path / "runs" / "finetune-1")["state"] == "finished"
-    assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == ["finetune-1", "pretrain-1"]
+    assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == ["finetune-1", "own"]
 
     refused = torchrun("pretrain", "--steps", "3", "--batch-size", "2", "--global-batch", "6")
     assert refused.returncode != 0

@@ -38,7 +38,7 @@ def check_fsdp(config: TrainConfig, ranks: Ranks) -> None:
     if ranks.count == 1:
         raise UsageError(
             "--fsdp: there is one rank, so there is nothing to shard the model over",
-            "Start several: torchrun --nproc-per-node 8 -m cope_cli train ...; or leave --fsdp away.",
+            "Start several: torchrun --nproc-per-node 8 -m -- cope_cli train ...; or leave --fsdp away.",
         )
     if config.cpu or not torch.cuda.is_available():
         why = "--cpu was given" if config.cpu else "no GPU is found"

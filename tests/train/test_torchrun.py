@@ -55,7 +55,8 @@ def test_torchrun_with_two_ranks_needs_nothing_else(train_cache: Cache, qa: Path
             timeout=500,
         )
 
-    pretrained = torchrun("pretrain", "--steps", "3", "--batch-size", "2", "--global-batch", "8", "--json", "--run", "own")
+    sizes = ("--steps", "3", "--batch-size", "2")
+    pretrained = torchrun("pretrain", *sizes, "--global-batch", "8", "--json", "--run", "own")
     assert pretrained.returncode == 0, pretrained.stderr
     run = tmp_path / "runs" / "own"
     assert json.loads(pretrained.stdout)["run"] == str(run)  # printed once, by rank 0
@@ -67,7 +68,7 @@ def test_torchrun_with_two_ranks_needs_nothing_else(train_cache: Cache, qa: Path
     assert read_status(tmp_path / "runs" / "finetune-1")["state"] == "finished"
     assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == ["finetune-1", "own"]
 
-    refused = torchrun("pretrain", "--steps", "3", "--batch-size", "2", "--global-batch", "6")
+    refused = torchrun("pretrain", *sizes, "--global-batch", "6")
     assert refused.returncode != 0
     assert "--global-batch 6: not a multiple of 2 samples x 2 ranks" in refused.stderr
     assert "The nearest are 4 or 8" in refused.stderr

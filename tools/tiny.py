@@ -67,8 +67,8 @@ class Recipe:
     pretrain_batch: int = 16
     align_steps: int = 300
     align_batch: int = 18
-    motion_steps: int = 1000
-    finetune_steps: int = 400
+    motion_steps: int = 950
+    finetune_steps: int = 350
     finetune_batch: int = 8
     pack: int = 18
     twins: int = 2

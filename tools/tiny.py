@@ -68,7 +68,7 @@ class Recipe:
     align_steps: int = 300
     align_batch: int = 18
     motion_steps: int = 950
-    finetune_steps: int = 350
+    finetune_steps: int = 180
     finetune_batch: int = 8
     pack: int = 18
     twins: int = 2
@@ -216,7 +216,7 @@ def _training_stages(recipe: Recipe, folder: Path) -> list[Stage]:
     motion += ["--data", str(scenes / "no-choices.yaml"), "--steps", str(recipe.motion_steps)]
     motion += ["--batch-size", str(recipe.finetune_batch)]
     # No --delta-encoder: the model's own, which has learned along.
-    finetune = [*questions, "--model", str(runs / "motion"), "--data", str(scenes / "recipe.yaml")]
+    finetune = [*questions, "--model", str(runs / "motion"), "--data", str(scenes / "choices.yaml")]
     finetune += ["--steps", str(recipe.finetune_steps), "--batch-size", str(recipe.finetune_batch)]
     return [
         Stage(name="vision", arguments=vision, run="vision", cache="cache-val"),
@@ -244,8 +244,9 @@ def write_recipes(folder: Path) -> None:
     """Choose the questions of each training from those of both worlds, and write the lists for `--data`.
 
     What stands still is asked first, then what moves, with half of the questions about what stands still, and choices
-    last: with choices it takes longer until the thing that is asked about is found among others. Of one thing or two, a
-    guess is right too often: which has which colour, and where each is, is learned from three and four.
+    last, with half of the others: with choices it takes longer until the thing that is asked about is found among
+    others. Of one thing or two, a guess is right too often: which has which colour, and where each is, is learned from
+    three and four.
     """
     scenes = folder / "scenes"
     for world in ("all", "one"):
@@ -253,11 +254,13 @@ def write_recipes(folder: Path) -> None:
         no_choices = [item for item in items if item["form"] != "choice"]
         fewer = [item for number, item in enumerate(no_choices) if item["needs"] == "motion" or number % 2 == 0]
         _write(scenes / world / "no-choices.json", json.dumps(fewer))
+        choices = [item for item in items if item["form"] == "choice"]
+        _write(scenes / world / "choices.json", json.dumps([*choices, *no_choices[::2]]))
         if world == "all":
             static = [item for item in no_choices if item["needs"] == "static" and item["objects"] >= 3]
             _write(scenes / world / "static.json", json.dumps(static))
-    for name, file in (("no-choices", "no-choices.json"), ("recipe", "questions.json")):
-        lines = ["datasets:", *(f"  - json_path: {world}/{file}" for world in ("all", "one"))]
+    for name in ("no-choices", "choices"):
+        lines = ["datasets:", *(f"  - json_path: {world}/{name}.json" for world in ("all", "one"))]
         _write(scenes / f"{name}.yaml", "\n".join(lines) + "\n")
 
 

@@ -54,7 +54,7 @@ def test_choices_come_last_and_what_stands_still_first(tmp_path: Path) -> None:
         (tmp_path / "scenes" / world / "questions.json").write_text(json.dumps(items))
     write_recipes(tmp_path)
     scenes = tmp_path / "scenes"
-    for name, numbers in (("recipe", (0, 1, 2, 3)), ("no-choices", (0, 2, 3))):
+    for name, numbers in (("choices", (1, 0, 3)), ("no-choices", (0, 2, 3))):
         asked = [item.id for item in read_data(scenes / f"{name}.yaml").items]
         assert asked == [f"{world}-{number}" for world in ("all", "one") for number in numbers]
     assert [item.id for item in read_data(scenes / "all" / "static.json").items] == ["all-0"]

@@ -68,7 +68,7 @@ class Recipe:
     align_steps: int = 300
     align_batch: int = 18
     motion_steps: int = 950
-    finetune_steps: int = 180
+    finetune_steps: int = 150
     finetune_batch: int = 8
     pack: int = 18
     twins: int = 2

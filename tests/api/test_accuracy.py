@@ -139,6 +139,24 @@ def test_open_answers(questions: list[JudgedQuestion], answer: str, found: str, 
 
 
 @pytest.mark.parametrize(
+    ("answer", "found", "is_right"),
+    [
+        ("down", "The object at the left goes down.", True),
+        ("left", "The object at the left goes down.", False),
+        ("left", "The object at the left goes left.", True),
+        ("down", "The object at the left goes left.", False),
+        ("down", "The object at the top left goes down.", False),  # another thing
+    ],
+)
+def test_the_place_that_a_question_says_is_no_answer(
+    questions: list[JudgedQuestion], answer: str, found: str, is_right: bool
+) -> None:
+    known = [judged(questions[0], answer=name) for name in ("left", "down")]
+    question = judged(questions[0], answer=answer, about="object at the left")
+    assert Judge(known).is_right(question, found) is is_right
+
+
+@pytest.mark.parametrize(
     ("found", "is_right"),
     [
         *(("B", True), ("b.", True), ("(B) right", True), ("right", True), ("Right, B.", True), ("right (B)", True)),

@@ -231,6 +231,8 @@ def test_a_place_in_a_motion_question_is_that_of_one_thing(world):
     for item in placed:
         assert len(world.clip(item).shots) == 1
         assert len(mentioned(world.clip(item), text_of(item))) == 1
+        assert item["about"] in text_of(item)
+    assert not any("about" in item for item in world.items if item not in placed)
     assert {"direction", "what", "end", "changes", "state"} == {item["kind"] for item in placed}
 
 

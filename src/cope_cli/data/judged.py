@@ -9,6 +9,7 @@ An item is a training item with some fields more, of which each may be absent:
 "answer": "left"                         the short answer; where absent, what the item has as its answer
 "options": ["left", "right", ...]        of a choice, in the order of their letters
 "chance": 0.25                           what guessing scores, where the data knows it
+"about": "object at the left"            words of the question that an answer may repeat: they are not judged
 ```
 
 An open answer is right if its words are the expected ones, or contain them and no other answer that the data has for
@@ -44,6 +45,7 @@ class JudgedQuestion:
         answer: the short answer.
         options: of a choice, in the order of their letters.
         chance: share of right answers of whoever sees no motion, if the data says it.
+        about: words of the question that are left out of an open answer before it is judged.
     """
 
     item: Item
@@ -53,6 +55,7 @@ class JudgedQuestion:
     answer: str
     options: tuple[str, ...] = ()
     chance: float | None = None
+    about: str = ""
 
     @property
     def text(self) -> str:
@@ -88,6 +91,7 @@ def read_judged(path: Path) -> list[JudgedQuestion]:
                 answer=item.turns[-1].answer if answer is None else str(answer),
                 options=tuple(options or ()),
                 chance=None if value.get("chance") is None else float(value["chance"]),
+                about=str(value.get("about", "")),
             )
         )
     return found
@@ -116,7 +120,7 @@ class Judge:
         """Return whether an answer is right."""
         if question.form == "choice" and question.options:
             return _chosen(answer, question.options) == _chosen(question.answer, question.options)
-        found, expected = _words(answer), _words(question.answer)
+        found, expected = _without(_words(answer), _words(question.about)), _words(question.answer)
         if found == expected:
             return True
         if question.form == "caption" or not _holds(found, expected):
@@ -133,6 +137,12 @@ def _holds(words: Sequence[str], part: Sequence[str]) -> bool:
     """Whether some words stand in a row among others."""
     size = len(part)
     return any(list(words[start : start + size]) == list(part) for start in range(len(words) - size + 1))
+
+
+def _without(words: list[str], part: Sequence[str]) -> list[str]:
+    """Leave some words that stand in a row out of others, the first time they do."""
+    starts = [start for start in range(len(words) - len(part) + 1) if words[start : start + len(part)] == list(part)]
+    return words[: starts[0]] + words[starts[0] + len(part) :] if starts and part else words
 
 
 def _chosen(text: str, options: Sequence[str]) -> int | None:

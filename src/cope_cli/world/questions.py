@@ -135,6 +135,8 @@ def _asked(candidate: Candidate, twins: Sequence[int], rng: np.random.Generator)
     marks = {"kind": kind, "needs": "motion", "chance": 1 / len(found)}
     form = {"form": "caption"} if kind == "caption" else {}
     a, b = candidate.a, candidate.b
+    if a.startswith(PLACED.format("")):  # "left" in it is no answer
+        marks["about"] = a
     said = candidate.said or tuple(map(str, candidate.answers))
     items = (_item(wording, a, b, str(candidate.answers[twin]), options, said=said[twin]) for twin in twins)
     return [{**item, **marks, **form} for item in items]

@@ -207,16 +207,16 @@ def _training_stages(recipe: Recipe, folder: Path) -> list[Stage]:
     pretrain += ["--steps", str(recipe.pretrain_steps), "--batch-size", str(recipe.pretrain_batch), "--lr", "4e-3"]
     pretrain += ["--held-out", "0.03", "--eval-pairs", "500", "--run", "pretrain", *seeded]
     questions = ["train", "finetune", "--keyframes", "1", "--pack", str(recipe.pack)]
-    questions += ["--group-by-length", "--lr", "2e-3", "--beta2", "0.95", *seeded]
+    questions += ["--group-by-length", "--beta2", "0.95", *seeded]
     # Without Delta-tokens: it can run beside pre-training.
-    align = [*questions, "--delta", "off", "--delta-encoder", "fresh", "--delta-preset", "tiny"]
+    align = [*questions, "--lr", "2e-3", "--delta", "off", "--delta-encoder", "fresh", "--delta-preset", "tiny"]
     align += ["--model", str(runs / "vision-again"), "--data", str(scenes / "all" / "static.json")]
     align += ["--steps", str(recipe.align_steps), "--batch-size", str(recipe.align_batch)]
-    motion = [*questions, "--delta-encoder", "pretrain", "--model", str(runs / "align")]
+    motion = [*questions, "--lr", "2e-3", "--delta-encoder", "pretrain", "--model", str(runs / "align")]
     motion += ["--data", str(scenes / "no-choices.yaml"), "--steps", str(recipe.motion_steps)]
     motion += ["--batch-size", str(recipe.finetune_batch)]
-    # No --delta-encoder: the model's own, which has learned along.
-    finetune = [*questions, "--model", str(runs / "motion"), "--data", str(scenes / "choices.yaml")]
+    # No --delta-encoder: the model's own, which has learned along. At the rate before, it forgets in so few steps.
+    finetune = [*questions, "--lr", "1e-3", "--model", str(runs / "motion"), "--data", str(scenes / "choices.yaml")]
     finetune += ["--steps", str(recipe.finetune_steps), "--batch-size", str(recipe.finetune_batch)]
     return [
         Stage(name="vision", arguments=vision, run="vision", cache="cache-val"),

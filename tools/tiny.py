@@ -68,7 +68,7 @@ class Recipe:
     align_steps: int = 300
     align_batch: int = 18
     motion_steps: int = 950
-    finetune_steps: int = 150
+    finetune_steps: int = 230
     finetune_batch: int = 8
     pack: int = 18
     twins: int = 2
@@ -216,7 +216,7 @@ def _training_stages(recipe: Recipe, folder: Path) -> list[Stage]:
     motion += ["--data", str(scenes / "no-choices.yaml"), "--steps", str(recipe.motion_steps)]
     motion += ["--batch-size", str(recipe.finetune_batch)]
     # No --delta-encoder: the model's own, which has learned along. At the rate before, it forgets in so few steps.
-    finetune = [*questions, "--lr", "1e-3", "--model", str(runs / "motion"), "--data", str(scenes / "choices.yaml")]
+    finetune = [*questions, "--lr", "1.5e-3", "--model", str(runs / "motion"), "--data", str(scenes / "choices.yaml")]
     finetune += ["--steps", str(recipe.finetune_steps), "--batch-size", str(recipe.finetune_batch)]
     return [
         Stage(name="vision", arguments=vision, run="vision", cache="cache-val"),

@@ -155,6 +155,13 @@ def test_without_a_model_the_shipped_one_answers_and_says_what_it_knows(tmp_path
     assert "--model" in result.stderr
 
 
+def test_scenes_writes_fewer_twins_of_more_groups(tmp_path):
+    result = cope("scenes", "--num", "2", "--twins", "1", "--size", "64", "--workers", "1", "--out", tmp_path)
+    assert result.returncode == 0, result.stderr
+    names = sorted(path.stem for path in (tmp_path / "clips").iterdir())
+    assert [name[-6:] for name in names] == ["000000", "000004"]
+
+
 def test_token_tables_hold_the_papers_counts():
     tables = json.loads(cope("bench", "--tokens", "--json").stdout)
     assert [row["tokens_per_gop"] for row in tables["per_gop"]] == [280, 480, 880]

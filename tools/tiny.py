@@ -49,7 +49,7 @@ class Recipe:
         finetune_steps: of `finetune_batch` packs.
         finetune_batch: packs in a step.
         pack: questions behind one visual prefix.
-        twins: training clips of each group of four: two show twice as many first frames as four, for the same cost.
+        twins: training clips of each group of four: two show twice as many first frames as four.
         rounds_one: how often questions are drawn for a training clip with one object.
         rounds_all: the same with two to four, about which there is more to ask.
         seed: of everything but the test clips.

@@ -20,6 +20,7 @@ DATA = Path("qa.json")
         ({"accumulate": 0}, "--accumulate 0"),
         ({"learning_rate": 0.0}, "--lr 0.0"),
         ({"warmup_steps": -1}, "--warmup -1"),
+        ({"schedule": "step"}, "--schedule step: expected cosine, linear, constant"),
         ({"adam_beta2": 1.0}, "--beta2 1.0: expected above 0 and below 1"),
         ({"epochs": 0.0}, "--epochs 0.0"),
         ({"save_steps": 0}, "--save-steps 0"),

@@ -143,6 +143,19 @@ def test_pretraining_learns_more_than_to_copy(train: dict[str, Train], tmp_path:
     assert metrics[-1]["loss_per_number"] == pytest.approx(metrics[-1]["loss"] / 96)
 
 
+@pytest.mark.parametrize(
+    ("schedule", "rates"),
+    [("cosine", [0.5, 1, 0.75, 0.25]), ("linear", [0.5, 1, 2 / 3, 1 / 3]), ("constant", [0.5, 1, 1, 1])],
+)
+def test_the_rate_goes_as_its_schedule_says(
+    train: dict[str, Train], tmp_path: Path, schedule: str, rates: list[float]
+) -> None:
+    run = RunFolder(tmp_path / "run", "pretrain")
+    train["pretrain"](run.path, steps=5, warmup_steps=2, schedule=schedule, learning_rate=1e-3)
+    found = [line["learning_rate"] / 1e-3 for line in run.metrics()]
+    assert found[1:] == pytest.approx(rates), "the first step is at 0"
+
+
 def _gradients(model: torch.nn.Module, loss: torch.Tensor) -> tuple[set[str], set[str]]:
     """Names of the parameters that get a gradient other than zero, and of all."""
     loss.backward()

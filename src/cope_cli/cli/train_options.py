@@ -22,7 +22,10 @@ GlobalBatchOption = Annotated[
     int | None, typer.Option(help="Samples per optimiser step over all ranks; accumulation follows from it.")
 ]
 RateOption = Annotated[float | None, typer.Option("--lr", help="Peak learning rate.")]
-WarmupOption = Annotated[int | None, typer.Option("--warmup", help="Steps of linear rise before the cosine.")]
+WarmupOption = Annotated[int | None, typer.Option("--warmup", help="Steps of linear rise at the start.")]
+ScheduleOption = Annotated[
+    str, typer.Option(help="Of the rate after that: cosine or linear, down to 0, or constant, for another run to go on.")
+]
 OptimizerOption = Annotated[
     str, typer.Option(help="adamw, or muon for hidden matrices: fewer steps for a small model from nothing.")
 ]

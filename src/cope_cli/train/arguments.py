@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from transformers import TrainingArguments
 
-from cope_cli.train.config import TrainConfig
+from cope_cli.train.config import SCHEDULES, TrainConfig
 from cope_cli.train.reporting import check_reporter
 from cope_cli.train.sharding import fsdp_options
 
@@ -34,7 +34,7 @@ def training_arguments(
         per_device_train_batch_size=config.batch_size,
         gradient_accumulation_steps=config.micro_batches(num_ranks),
         learning_rate=learning_rate,
-        lr_scheduler_type="cosine",
+        lr_scheduler_type=SCHEDULES[config.schedule],
         warmup_steps=config.num_warmup_steps(steps),
         weight_decay=config.weight_decay,
         adam_beta2=config.adam_beta2,

@@ -27,6 +27,8 @@ PARTS = ("llm", "projector", "delta-encoder")
 RECIPES = ("paper", "small")
 #: Values of `--delta-branches`, those of `DeltaEncoderConfig`.
 Branches = Literal["both", "motion", "residual"]
+#: Values of `--schedule`, in transformers' words.
+SCHEDULES = {"cosine": "cosine", "linear": "linear", "constant": "constant_with_warmup"}
 #: Fields whose flag has another name.
 _FLAGS = {
     "learning_rate": "lr",
@@ -52,7 +54,8 @@ class TrainConfig:
         accumulate: micro-batches per optimiser step; more than 1 excludes `global_batch`.
         global_batch: samples per optimiser step over all ranks; accumulation follows from it.
         learning_rate: peak rate; None: see `resolved_learning_rate`.
-        warmup_steps: steps of linear rise before the cosine; None: a tenth of the steps, at most 1000 (the paper's).
+        warmup_steps: steps of linear rise at the start; None: a tenth of the steps, at most 1000 (the paper's).
+        schedule: of the rate after that: to 0 as a "cosine" (the paper's) or in a "linear" way, or "constant".
         weight_decay: AdamW's, on matrices.
         optimizer: "adamw", or "muon": Muon for the matrices between the model's ends and AdamW for all else.
         adam_beta2: AdamW's memory of squared gradients, per step; short runs do better with less than 0.999.
@@ -81,6 +84,7 @@ class TrainConfig:
     global_batch: int | None = None
     learning_rate: float | None = None
     warmup_steps: int | None = None
+    schedule: str = "cosine"
     weight_decay: float = 0.0
     optimizer: str = "adamw"
     adam_beta2: float = 0.999
@@ -126,6 +130,7 @@ class TrainConfig:
             self._check(name, lambda value: value >= 0, "0 or more")
         for name in ("learning_rate", "epochs", "rank_timeout_minutes"):
             self._check(name, lambda value: value > 0, "above 0")
+        self._check("schedule", SCHEDULES.__contains__, ", ".join(SCHEDULES))
         self._check("optimizer", OPTIMIZERS.__contains__, " or ".join(OPTIMIZERS))
         if self.optimizer == "muon" and self.fsdp:
             raise UsageError("--optimizer muon --fsdp: Muon needs whole matrices, which FSDP cuts up")

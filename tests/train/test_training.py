@@ -156,6 +156,16 @@ def test_the_rate_goes_as_its_schedule_says(
     assert found[1:] == pytest.approx(rates), "the first step is at 0"
 
 
+@pytest.mark.skipif(torch.accelerator.is_available(), reason="is about machines without a GPU")
+def test_bf16_needs_no_word_where_there_is_no_gpu(train: dict[str, Train], tmp_path: Path) -> None:
+    runs = []
+    for cpu in (True, False):
+        run = RunFolder(tmp_path / str(cpu), "pretrain")
+        train["pretrain"](run.path, steps=2, bf16=True, cpu=cpu)
+        runs.append(losses(run.metrics()))
+    assert runs[0] == runs[1]
+
+
 def _gradients(model: torch.nn.Module, loss: torch.Tensor) -> tuple[set[str], set[str]]:
     """Names of the parameters that get a gradient other than zero, and of all."""
     loss.backward()

@@ -24,7 +24,7 @@ GlobalBatchOption = Annotated[
 RateOption = Annotated[float | None, typer.Option("--lr", help="Peak learning rate.")]
 WarmupOption = Annotated[int | None, typer.Option("--warmup", help="Steps of linear rise at the start.")]
 ScheduleOption = Annotated[
-    str, typer.Option(help="Of the rate after that: cosine or linear, down to 0, or constant, for another run to go on.")
+    str, typer.Option(help="Of the rate after that: cosine or linear, down to 0, or constant, for a run to go on from.")
 ]
 OptimizerOption = Annotated[
     str, typer.Option(help="adamw, or muon for hidden matrices: fewer steps for a small model from nothing.")

@@ -48,7 +48,7 @@ def training_arguments(
         dataloader_num_workers=config.workers,
         dataloader_pin_memory=torch.cuda.is_available() and not config.cpu,
         bf16=config.bf16,
-        use_cpu=config.cpu,
+        use_cpu=config.cpu or not torch.accelerator.is_available(),  # unsaid, it refuses bf16 there
         remove_unused_columns=False,
         label_names=[],
         disable_tqdm=True,

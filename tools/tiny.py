@@ -57,18 +57,18 @@ class Recipe:
     """
 
     num_one: int = 1500
-    num_all: int = 4000
+    num_all: int = 9000
     num_val: int = 200
     num_test: int = 600
     vision_steps: int = 1200
-    vision_again_steps: int = 700
+    vision_again_steps: int = 1200
     vision_batch: int = 16
-    pretrain_steps: int = 800
+    pretrain_steps: int = 1600
     pretrain_batch: int = 16
     align_steps: int = 300
     align_batch: int = 18
-    motion_steps: int = 950
-    finetune_steps: int = 230
+    motion_steps: int = 2600
+    finetune_steps: int = 1100
     finetune_batch: int = 8
     pack: int = 18
     twins: int = 2
@@ -212,11 +212,14 @@ def _training_stages(recipe: Recipe, folder: Path) -> list[Stage]:
     align = [*questions, "--lr", "2e-3", "--delta", "off", "--delta-encoder", "fresh", "--delta-preset", "tiny"]
     align += ["--model", str(runs / "vision-again"), "--data", str(scenes / "all" / "static.json")]
     align += ["--steps", str(recipe.align_steps), "--batch-size", str(recipe.align_batch)]
+    # One annealing for both: the rate stays up through the first, and goes down in the second.
     motion = [*questions, "--lr", "2e-3", "--delta-encoder", "pretrain", "--model", str(runs / "align")]
+    motion += ["--schedule", "constant"]
     motion += ["--data", str(scenes / "no-choices.yaml"), "--steps", str(recipe.motion_steps)]
     motion += ["--batch-size", str(recipe.finetune_batch)]
-    # No --delta-encoder: the model's own, which has learned along. At the rate before, it forgets in so few steps.
-    finetune = [*questions, "--lr", "1.5e-3", "--model", str(runs / "motion"), "--data", str(scenes / "choices.yaml")]
+    # No --delta-encoder: the model's own, which has learned along.
+    finetune = [*questions, "--lr", "2e-3", "--model", str(runs / "motion"), "--data", str(scenes / "choices.yaml")]
+    finetune += ["--schedule", "linear", "--warmup", "10"]
     finetune += ["--steps", str(recipe.finetune_steps), "--batch-size", str(recipe.finetune_batch)]
     return [
         Stage(name="vision", arguments=vision, run="vision", cache="cache-val"),

@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter, defaultdict
-from itertools import combinations
+from itertools import combinations, permutations
 from typing import Any
 
 import pytest
 
 from conftest import World, drawn
 from cope_cli.data.conversations import read_items
+from cope_cli.data.judged import Judge, JudgedQuestion, read_judged
 from cope_cli.world.chance import chance, iframe_ceiling
+from cope_cli.world.facts import nearest_cell
 from cope_cli.world.groups import draw_group
 from cope_cli.world.questions import questions_of
 from cope_cli.world.records import GOP_FRAMES, Clip, Thing
@@ -231,9 +233,55 @@ def test_a_place_in_a_motion_question_is_that_of_one_thing(world):
     for item in placed:
         assert len(world.clip(item).shots) == 1
         assert len(mentioned(world.clip(item), text_of(item))) == 1
-        assert item["about"] in text_of(item)
-    assert not any("about" in item for item in world.items if item not in placed)
+        assert item["form"] == "choice" or item["about"] in text_of(item)
     assert {"direction", "what", "end", "changes", "state"} == {item["kind"] for item in placed}
+
+
+def test_a_reply_about_a_named_thing_says_first_where_it_is(world):
+    kinds = set()
+    for item in world.items:
+        clip, reply = world.clip(item), item["conversations"][1]["value"]
+        if item["form"] != "open" or item["needs"] != "motion" or "object at the" in text_of(item):
+            continue
+        if "about" in item:
+            thing = mentioned(clip, text_of(item))[0]  # a meeting's mover comes first
+            cell = nearest_cell(thing.x_px, thing.y_px, clip.size_px)
+            expected = f"it starts at the {cell}." if item["kind"] == "end" else f"at the {cell}, "
+            assert reply.casefold().startswith(expected)
+            assert item["about"] == expected.rstrip("., ")
+            kinds.add(item["kind"])
+        elif item["kind"] in ("faster", "order"):
+            thing = next(thing for thing in mentioned(clip, reply))
+            assert f"one at the {nearest_cell(thing.x_px, thing.y_px, clip.size_px)}, the {thing.name}" in reply
+            kinds.add(item["kind"])
+    assert kinds == {"direction", "what", "end", "changes", "state", "meeting", "faster", "order"}
+
+
+def test_a_reply_that_counts_says_what_it_counts(world):
+    for item in (item for item in world.items if item["form"] == "open"):
+        clip, reply = world.clip(item), item["conversations"][1]["value"]
+        if item["kind"] == "changes":
+            ways = re.search(r"moves ([^.]*)\.", reply)
+            assert ways and len(ways[1].split(", then ")) == 1 + int(item["answer"])
+        elif item["kind"] == "count at the end":
+            at_first = sum(thing.is_there for thing in clip.shots[0].things)
+            assert at_first + reply.count("appears") - reply.count("vanishes") == int(item["answer"])
+
+
+def test_every_reply_is_judged_right_and_that_of_another_twin_wrong(world, one_object_world, tmp_path):
+    for name, found in (("several", world), ("one", one_object_world)):
+        (tmp_path / f"{name}.json").write_text(json.dumps(found.items), encoding="utf-8")
+        questions = read_judged(tmp_path / f"{name}.json")
+        judge = Judge(questions)
+        replies = [item["conversations"][1]["value"] for item in found.items]
+        asked: dict[tuple[str, str], list[tuple[JudgedQuestion, str]]] = {}
+        for question, reply, item in zip(questions, replies, found.items, strict=True):
+            assert judge.is_right(question, reply), (question, reply)
+            if question.needs == "motion":
+                asked.setdefault((item["twin"], question.text), []).append((question, reply))
+        for twins in asked.values():
+            for (question, _), (other, reply) in permutations(twins, 2):
+                assert judge.is_right(question, reply) == (question.answer == other.answer), (question, reply)
 
 
 # Items

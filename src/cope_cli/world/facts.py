@@ -7,7 +7,7 @@ between two answers. Such a question is not asked.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from itertools import pairwise
+from itertools import groupby
 
 from cope_cli.world.acts import ACTS, LEAST_SPEED_RATIO, USUAL_SIZE_PX, act_of, moment_of, num_changes, speed_of
 from cope_cli.world.records import FPS, GOP_SECONDS, LAST_SLOT_SECONDS, Clip, Shot, Thing
@@ -40,6 +40,11 @@ def last_direction(shot: Shot, name: str) -> str | None:
     """Which way a thing moves last that moves several ways."""
     thing = shot.thing(name)
     return str(thing.moves[-1].direction) if thing and len(thing.moves) > 1 else None
+
+
+def ways(thing: Thing) -> list[str]:
+    """Which ways a thing moves, one after the other, no way twice in a row."""
+    return [str(way) for way, _ in groupby(part.direction for part in thing.moves)]
 
 
 def state(shot: Shot, size_px: int, name: str) -> str | None:
@@ -219,15 +224,14 @@ def _who(shot: Shot, size_px: int, name: str) -> str:
 def _sentence(thing: Thing, who: str, size_px: int) -> str | None:
     """Say what one thing does."""
     name = act_of(thing, size_px)
-    ways = [str(part.direction) for part in thing.moves]
-    if not ways:
+    moved = ways(thing)
+    if not moved:
         return f"{who} {_verb(name)}." if name else None
     if name == "bounce":
-        return f"{who} moves {ways[0]}, bounces and moves {ways[1]}."
+        return f"{who} moves {moved[0]}, bounces and moves {moved[1]}."
     ends = {"stop": " and stops", "hop": " and stops", "speed up": " and speeds up", "slow down": " and slows down"}
     verb = {"move": "keeps moving", "start": "starts moving", "hop": "starts moving"}.get(name or "", "moves")
-    ways = [ways[0], *(b for a, b in pairwise(ways) if a != b)]
-    return f"{who} {verb} {', then '.join(ways)}{ends.get(name or '', '')}."
+    return f"{who} {verb} {', then '.join(moved)}{ends.get(name or '', '')}."
 
 
 def _verb(name: str) -> str:

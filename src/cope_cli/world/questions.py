@@ -8,7 +8,7 @@ times as there are answers: an item's `chance`. Where that cannot be had for a q
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import combinations
@@ -39,6 +39,8 @@ _LEAST_ANSWERS = {
     "count at the end": 3,
     "caption": 3,
 }
+#: Kinds about one thing whose replies say first where it is when the shot begins: that is how it is found again.
+_FOUND_BY_PLACE = ("direction", "first direction", "last direction", "state", "changes", "what", "meeting")
 _MOST_MOTION = 5  # questions to a group
 _MOST_STATIC = 2  # questions to a clip
 _CHOICE_SHARE = 0.25  # a choice takes twice the tokens of an open question, and teaches one
@@ -64,6 +66,9 @@ class Candidate:
         answers: the true answer in each twin; None where there is none.
         least_answers: so many different answers it needs.
         said: what replies say in each twin, where that is more than the answer.
+        leads: what replies say in each twin before that, as sentences.
+        where: what replies say before all else, such as "at the left".
+        about: words of replies that are not judged, where those are not `where`.
     """
 
     kind: str
@@ -72,6 +77,16 @@ class Candidate:
     answers: tuple[str | None, ...]
     least_answers: int
     said: tuple[str, ...] = ()
+    leads: tuple[str, ...] = ()
+    where: str = ""
+    about: str = ""
+
+    def reply(self, twin: int, wording: str) -> str:
+        """Return what is said in answer to an open question, in one wording of it."""
+        said = self.said[twin] if self.said else str(self.answers[twin])
+        text = NONE_REPLY if self.answers[twin] == NONE else wording.format(a=self.a, b=self.b, x=said)
+        text = f"{self.leads[twin]} {text[0].upper()}{text[1:]}" if self.leads and self.leads[twin] else text
+        return f"{self.where[0].upper()}{self.where[1:]}, {text[0].lower()}{text[1:]}" if self.where else text
 
     def asked_twins(self, rng: np.random.Generator) -> list[int]:
         """Draw which twins it is put to: as many for each answer as for every other; none if that is too few."""
@@ -134,21 +149,17 @@ def _asked(candidate: Candidate, twins: Sequence[int], rng: np.random.Generator)
     kind = {"first direction": "direction", "last direction": "direction"}.get(candidate.kind, candidate.kind)
     marks = {"kind": kind, "needs": "motion", "chance": 1 / len(found)}
     form = {"form": "caption"} if kind == "caption" else {}
-    a, b = candidate.a, candidate.b
-    if a.startswith(PLACED.format("")):  # "left" in it is no answer
-        marks["about"] = a
-    said = candidate.said or tuple(map(str, candidate.answers))
-    items = (_item(wording, a, b, str(candidate.answers[twin]), options, said=said[twin]) for twin in twins)
-    return [{**item, **marks, **form} for item in items]
+    if options is None and (about := candidate.about or candidate.where):
+        marks["about"] = about  # "left" in it is no answer
+    question = wording[0].format(a=candidate.a, b=candidate.b)
+    return [
+        {**_item(question, candidate.reply(twin, wording[1]), str(candidate.answers[twin]), options), **marks, **form}
+        for twin in twins
+    ]
 
 
-def _item(
-    wording: tuple[str, str], a: str, b: str, answer: str, options: Sequence[str] | None, *, said: str = ""
-) -> dict[str, Any]:
+def _item(question: str, reply: str, answer: str, options: Sequence[str] | None) -> dict[str, Any]:
     """Return what is said, and the short answer: the letter where there are options."""
-    question, reply = wording[0].format(a=a, b=b), wording[1].format(a=a, b=b, x=said or answer)
-    if answer == NONE:
-        reply = NONE_REPLY
     if options is not None:
         lines = [f"{letter}. {option}" for letter, option in zip(LETTERS, options, strict=False)]
         question = "\n".join([question, *lines, OPTION_LINE])
@@ -177,19 +188,25 @@ def _candidates(clips: Sequence[Clip], rng: np.random.Generator) -> Iterator[Can
     """Yield every question that some theme could be about; most have no answer, or the same one in all twins."""
     size_px, num_shots = clips[0].size_px, {len(clip.shots) for clip in clips}
 
-    def about_clip(kind: str, answer: Callable[[Clip], str | None], a: str = "") -> Candidate:
+    def about_clip(kind: str, answer: Callable[[Clip], str | None], a: str = "", **said: Any) -> Candidate:
         answers = tuple(answer(clip) for clip in clips)
-        return Candidate(kind=kind, a=a, answers=answers, least_answers=_LEAST_ANSWERS[kind])
+        return Candidate(kind=kind, a=a, answers=answers, least_answers=_LEAST_ANSWERS[kind], **said)
 
     yield about_clip("caption", facts.caption)
     if clips[0].num_frames == GOP_FRAMES:
         yield about_clip("camera", facts.camera)
-        yield about_clip("count at the end", facts.count_at_end)
+        told = tuple(facts.caption(clip) or "" for clip in clips)
+        yield about_clip("count at the end", facts.count_at_end, leads=told)
     if len(num_shots) == 1:
         *shots_before, last = zip(*(clip.shots for clip in clips), strict=True)
         places = {} if shots_before else _places(last, size_px)
         for said, name in _said_names(last[0], places):
-            yield about_clip("end", partial(facts.end, name=name), said)
+            end = partial(facts.end, name=name)
+            if said == name:
+                start = f"it starts at the {facts.place(last[0], size_px, name)}"
+                yield about_clip("end", end, said, leads=(f"{start.capitalize()}.",) * len(clips), about=start)
+            else:
+                yield about_clip("end", end, said, about=said)
         for shots in (*shots_before, last):
             yield from _about_shots(shots, size_px, places, rng)
         if not shots_before:
@@ -222,27 +239,51 @@ def _about_shots(
 ) -> Iterator[Candidate]:
     """Yield the questions about one shot of each twin."""
 
-    def ask(kind: str, answer: Callable[[Shot], str | None], a: str, b: str = "") -> Candidate:
+    def ask(kind: str, answer: Callable[[Shot], str | None], a: str, b: str = "", **said: Any) -> Candidate:
         answers = tuple(answer(shot) for shot in shots)
-        return Candidate(kind=kind, a=a, b=b, answers=answers, least_answers=_LEAST_ANSWERS[kind])
+        if a.startswith(PLACED.format("")):
+            said["about"] = a
+        elif kind in _FOUND_BY_PLACE:
+            said["where"] = f"at the {facts.place(shots[0], size_px, a)}"
+        return Candidate(kind=kind, a=a, b=b, answers=answers, least_answers=_LEAST_ANSWERS[kind], **said)
+
+    def found(names: Iterable[str | None]) -> tuple[str, ...]:
+        return tuple(_found(shot, size_px, name or "") for shot, name in zip(shots, names, strict=True))
 
     for said, name in _said_names(shots[0], places):
         yield ask("direction", partial(facts.direction, name=name), said)
         yield ask("first direction", partial(facts.first_direction, name=name), said)
         yield ask("last direction", partial(facts.last_direction, name=name), said)
-        yield ask("changes", partial(facts.changes, name=name), said)
+        yield ask("changes", partial(facts.changes, name=name), said, leads=tuple(_ways(shot, name) for shot in shots))
         yield ask("state", partial(facts.state, size_px=size_px, name=name), said)
         yield ask("what", partial(facts.what, size_px=size_px, name=name), said)
     for pair in combinations(_names(shots[0]), 2):
         a, b = (pair[index] for index in rng.permutation(2))
-        yield ask("faster", partial(facts.faster, name=a, other_name=b), a, b)
+        faster = partial(facts.faster, name=a, other_name=b)
+        yield ask("faster", faster, a, b, said=found(map(faster, shots)))
     told = {text for shot in shots for _, text in facts.moments(shot, [thing.name for thing in shot.things])}
     for pair in combinations(sorted(told), 2):
         a, b = (pair[index] for index in rng.permutation(2))
-        yield ask("order", partial(facts.order, moment=a, other_moment=b), a, b)
+        order = partial(facts.order, moment=a, other_moment=b)
+        yield ask("order", order, a, b, said=found(map(order, shots)))
     met = shots[0].meeting
     if met:
         yield ask("meeting", facts.meeting, met.mover, met.other)
+
+
+def _found(shot: Shot, size_px: int, said: str) -> str:
+    """Return a thing's name, or what begins with it, with the place before it where the thing is when a shot begins."""
+    for thing in shot.things:
+        if said.startswith(thing.name) and (place := facts.place(shot, size_px, thing.name)):
+            return f"one at the {place}, the {said}"
+    return said
+
+
+def _ways(shot: Shot, name: str) -> str:
+    """Say which ways a thing moves, one after the other; nothing if it does not."""
+    thing = shot.thing(name)
+    ways = facts.ways(thing) if thing else []
+    return f"It moves {', then '.join(ways)}." if ways else ""
 
 
 def _which(shots: Sequence[Shot], size_px: int) -> Iterator[Candidate]:
@@ -253,11 +294,7 @@ def _which(shots: Sequence[Shot], size_px: int) -> Iterator[Candidate]:
             continue
         answers = tuple(facts.which(shot, size_px, verb) for shot in shots)
         least = 4 if verb == WHICH["appear"] or num_things > 2 else 2
-        names = [str(answer) for answer in answers]
-        places = [facts.place(shot, size_px, name) for shot, name in zip(shots, names, strict=True)]
-        said = tuple(
-            f"one at the {place}, the {name}" if place else name for place, name in zip(places, names, strict=True)
-        )
+        said = tuple(_found(shot, size_px, str(answer)) for shot, answer in zip(shots, answers, strict=True))
         yield Candidate(kind="which", a=verb, answers=answers, least_answers=least, said=said)
 
 
@@ -285,7 +322,8 @@ def _static(clip: Clip, rng: np.random.Generator) -> list[dict[str, Any]]:
         wording = WORDINGS[kind][rng.integers(len(WORDINGS[kind]))]
         options = _static_options(kind, answer, names, rng) if rng.random() < _CHOICE_SHARE else None
         marks = {"kind": kind, "needs": "static", "chance": None}
-        items.append({**_item(wording, about, "", answer, options), **marks})
+        question, reply = (text.format(a=about, x=answer) for text in wording)
+        items.append({**_item(question, reply, answer, options), **marks})
     return items
 
 

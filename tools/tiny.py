@@ -2,7 +2,7 @@
 
 ```
 scenes, encode, extract     clips with one object and with several, for training, validation and tests
-vision, vision-again        the vision tower, on still pictures, and on others
+vision, ...-again, ...-last the vision tower, on still pictures, and twice on others
 pretrain                    the Delta-encoder
 align                       language model and projector, on what the first I-frame of three or four things answers
 motion                      the VideoLM, on clips of both worlds, without choices
@@ -40,6 +40,7 @@ class Recipe:
         num_test: test clips of each of the two worlds.
         vision_steps: of `vision_batch` pictures.
         vision_again_steps: the same, from where those ended, on other pictures.
+        vision_last_steps: the same once more.
         vision_batch: pictures in a step.
         pretrain_steps: of `pretrain_batch` pairs of slots.
         pretrain_batch: pairs in a step.
@@ -62,6 +63,7 @@ class Recipe:
     num_test: int = 600
     vision_steps: int = 1200
     vision_again_steps: int = 1200
+    vision_last_steps: int = 1000
     vision_batch: int = 16
     pretrain_steps: int = 1600
     pretrain_batch: int = 16
@@ -202,7 +204,9 @@ def _training_stages(recipe: Recipe, folder: Path) -> list[Stage]:
     vision = [*pictures, "--steps", str(recipe.vision_steps), "--lr", "3e-3", "--run", "vision", *seeded]
     again = [*pictures, "--model", str(runs / "vision"), "--steps", str(recipe.vision_again_steps), "--lr", "2e-3"]
     again += ["--run", "vision-again", "--seed", str(recipe.seed + 1), *settings]
-    pretrain = ["train", "pretrain", "--model", str(runs / "vision-again"), "--recipe", "small"]
+    last = [*pictures, "--model", str(runs / "vision-again"), "--steps", str(recipe.vision_last_steps), "--lr", "2e-3"]
+    last += ["--run", "vision-last", "--seed", str(recipe.seed + 2), *settings]
+    pretrain = ["train", "pretrain", "--model", str(runs / "vision-last"), "--recipe", "small"]
     pretrain += ["--delta-preset", "tiny"]
     pretrain += ["--steps", str(recipe.pretrain_steps), "--batch-size", str(recipe.pretrain_batch), "--lr", "4e-3"]
     pretrain += ["--held-out", "0.03", "--eval-pairs", "500", "--run", "pretrain", *seeded]
@@ -210,7 +214,7 @@ def _training_stages(recipe: Recipe, folder: Path) -> list[Stage]:
     questions += ["--group-by-length", "--beta2", "0.95", *seeded]
     # Without Delta-tokens: it can run beside pre-training.
     align = [*questions, "--lr", "2e-3", "--delta", "off", "--delta-encoder", "fresh", "--delta-preset", "tiny"]
-    align += ["--model", str(runs / "vision-again"), "--data", str(scenes / "all" / "static.json")]
+    align += ["--model", str(runs / "vision-last"), "--data", str(scenes / "all" / "static.json")]
     align += ["--steps", str(recipe.align_steps), "--batch-size", str(recipe.align_batch)]
     # One annealing for both: the rate stays up through the first, and goes down in the second.
     motion = [*questions, "--lr", "2e-3", "--delta-encoder", "pretrain", "--model", str(runs / "align")]
@@ -224,6 +228,7 @@ def _training_stages(recipe: Recipe, folder: Path) -> list[Stage]:
     return [
         Stage(name="vision", arguments=vision, run="vision", cache="cache-val"),
         Stage(name="vision-again", arguments=again, run="vision-again", cache="cache-val"),
+        Stage(name="vision-last", arguments=last, run="vision-last", cache="cache-val"),
         Stage(name="pretrain", arguments=pretrain, run="pretrain"),
         Stage(name="align", arguments=[*align, "--run", "align"], run="align"),
         Stage(name="motion", arguments=[*motion, "--run", "motion"], run="motion"),

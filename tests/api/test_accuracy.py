@@ -145,13 +145,17 @@ def test_open_answers(questions: list[JudgedQuestion], answer: str, found: str, 
         ("left", "The object at the left goes down.", False),
         ("left", "The object at the left goes left.", True),
         ("down", "The object at the left goes left.", False),
-        ("down", "The object at the top left goes down.", False),  # another thing
+        ("down", "The object at the bottom left goes down.", False),  # the data says no such place
+        ("down", "At the top left, it goes down.", True),  # another question's place, that of another thing or not
+        ("left", "At the top left, it goes down.", False),
+        ("down", "At the top left, it goes down, then left.", False),
     ],
 )
-def test_the_place_that_a_question_says_is_no_answer(
+def test_the_place_where_a_thing_is_said_to_be_is_no_answer(
     questions: list[JudgedQuestion], answer: str, found: str, is_right: bool
 ) -> None:
     known = [judged(questions[0], answer=name) for name in ("left", "down")]
+    known.append(judged(questions[0], answer="up", about="at the top left"))
     question = judged(questions[0], answer=answer, about="object at the left")
     assert Judge(known).is_right(question, found) is is_right
 

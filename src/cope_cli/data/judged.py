@@ -13,7 +13,9 @@ An item is a training item with some fields more, of which each may be absent:
 ```
 
 An open answer is right if its words are the expected ones, or contain them and no other answer that the data has for
-this kind. A choice is right by its letter at the start, by the option's words, or by these and then its letter.
+this kind. Before that, `about` of this and of all questions of its kind is left out of it: whoever is asked which way
+something goes may say where it is, too. A choice is right by its letter at the start, by the option's words, or by these
+and then its letter.
 """
 
 from __future__ import annotations
@@ -105,7 +107,7 @@ def _objects(path: Path) -> list[Mapping[str, Any]]:
 
 
 class Judge:
-    """Says whether answers are right; knows which answers each kind of question has.
+    """Says whether answers are right; knows which answers each kind of question has, and what may be said beside them.
 
     Args:
         questions: all that are asked.
@@ -113,14 +115,19 @@ class Judge:
 
     def __init__(self, questions: Iterable[JudgedQuestion]) -> None:
         self._answers: dict[tuple[str, str], set[str]] = defaultdict(set)
+        self._about: dict[str, set[str]] = defaultdict(set)
         for question in questions:
             self._answers[question.kind, question.form].add(question.answer)
+            if question.about:
+                self._about[question.kind].add(question.about)
 
     def is_right(self, question: JudgedQuestion, answer: str) -> bool:
         """Return whether an answer is right."""
         if question.form == "choice" and question.options:
             return _chosen(answer, question.options) == _chosen(question.answer, question.options)
-        found, expected = _without(_words(answer), _words(question.about)), _words(question.answer)
+        found, expected = _words(answer), _words(question.answer)
+        for about in sorted({question.about, *self._about[question.kind]}, key=len, reverse=True):
+            found = _without(found, _words(about))
         if found == expected:
             return True
         if question.form == "caption" or not _holds(found, expected):

@@ -14,8 +14,8 @@ An item is a training item with some fields more, of which each may be absent:
 
 An open answer is right if its words are the expected ones, or contain them and no other answer that the data has for
 this kind. Before that, `about` of this and of all questions of its kind is left out of it: whoever is asked which way
-something goes may say where it is, too. A choice is right by its letter at the start, by the option's words, or by these
-and then its letter.
+something goes may say where it is, too. A choice is right by its letter at the start, by the option's words, or by
+these and then its letter.
 """
 
 from __future__ import annotations

@@ -52,7 +52,7 @@ def keep_records(work: Path, records: Path = RECORDS, ablation: Path = ABLATION)
     if (work / "ablation" / "ablation.json").exists():
         kept = [*work.glob("ablation/*-seed*.json"), work / "ablation" / "ablation.json"]
         files |= {ablation / file.name: file for file in [*kept, work / "ablation" / "needs-motion.png"]}
-    vision = work / "runs" / "vision-again" / "config.json"
+    vision = work / "runs" / "vision-last" / "config.json"
     if vision.exists():
         found = json.loads(vision.read_text(encoding="utf-8"))["slots_of_clips"]
         write_json(records / "vision.json", found)

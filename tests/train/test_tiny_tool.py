@@ -111,9 +111,9 @@ def test_records_name_no_path_of_the_machine_and_fill_the_card(tmp_path: Path) -
         row = {"num_questions": 8, "accuracy": value, "chance": 0.25, "low": value - 0.1, "high": value + 0.1}
         result = {"data": str(work / "scenes" / "all"), "rows": {"kind end": row, "needs motion": row, "all": row}}
         (work / "results" / name / "accuracy.json").write_text(json.dumps(result))
-    (work / "runs" / "vision-again").mkdir(parents=True)
-    (work / "runs" / "vision-again" / "loss.png").write_bytes(b"picture")
-    (work / "runs" / "vision-again" / "config.json").write_text('{"slots_of_clips": {"colour_right": 0.5}, "seed": 0}')
+    (work / "runs" / "vision-last").mkdir(parents=True)
+    (work / "runs" / "vision-last" / "loss.png").write_bytes(b"picture")
+    (work / "runs" / "vision-last" / "config.json").write_text('{"slots_of_clips": {"colour_right": 0.5}, "seed": 0}')
     (work / "recipe.json").write_text("{}")
     lines = [("scenes-one", 60.0), ("scenes-all", 30.0), ("finetune", 120.0)]
     log = [
@@ -123,7 +123,7 @@ def test_records_name_no_path_of_the_machine_and_fill_the_card(tmp_path: Path) -
     (work / "log.json").write_text(json.dumps(log))
     keep_records(work, records)
     assert not [file for file in records.rglob("*.json") if str(tmp_path) in file.read_text()]
-    assert (records / "vision-again.png").read_bytes() == b"picture"
+    assert (records / "vision-last.png").read_bytes() == b"picture"
     assert json.loads((records / "vision.json").read_text()) == {"colour_right": 0.5}
     columns = {"on": "evaluate-val-all-on", "zeroed": "evaluate-val-all-zero"}
     assert results_table(columns, records).splitlines()[2:] == [

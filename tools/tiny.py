@@ -70,7 +70,7 @@ class Recipe:
     align_steps: int = 300
     align_batch: int = 18
     motion_steps: int = 2600
-    finetune_steps: int = 1100
+    finetune_steps: int = 1200
     finetune_batch: int = 8
     pack: int = 18
     twins: int = 2

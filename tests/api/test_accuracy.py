@@ -164,6 +164,7 @@ def test_the_place_where_a_thing_is_said_to_be_is_no_answer(
     ("found", "is_right"),
     [
         *(("B", True), ("b.", True), ("(B) right", True), ("right", True), ("Right, B.", True), ("right (B)", True)),
+        *(("It moves right.", True), ("At the left, it moves right.", True), ("It moves right, B.", True)),
         *(
             ("A", False),
             ("left", False),
@@ -171,11 +172,14 @@ def test_the_place_where_a_thing_is_said_to_be_is_no_answer(
             ("right, A.", False),
             ("left, B.", False),
             ("right or left", False),
+            ("It moves left.", False),
+            ("At the left, it moves up.", False),
+            ("It moves right, A.", False),
         ),
     ],
 )
 def test_choices(questions: list[JudgedQuestion], found: str, is_right: bool) -> None:
-    question = judged(questions[0], form="choice", options=("left", "right", "up"), answer="B")
+    question = judged(questions[0], form="choice", options=("left", "right", "up"), answer="B", about="at the left")
     assert Judge([question]).is_right(question, found) is is_right
 
 
@@ -204,3 +208,14 @@ def test_wilson_against_published_values() -> None:
     assert wilson(15, 148) == pytest.approx((0.0624, 0.1605), abs=1e-4)
     assert wilson(0, 20) == pytest.approx((0.0, 0.1611), abs=1e-4)
     assert AccuracyRow(name="a", num_questions=148, num_right=15, chance=0.1).accuracy == pytest.approx(15 / 148)
+
+
+@pytest.mark.parametrize(
+    ("found", "is_right"),
+    [("It ends up at the bottom left.", True), ("It ends up at the left.", False), ("At the top, bottom left.", False)],
+)
+def test_an_option_within_another_is_not_told_by_it(
+    questions: list[JudgedQuestion], found: str, is_right: bool
+) -> None:
+    question = judged(questions[0], form="choice", options=("left", "bottom left", "top"), answer="B")
+    assert Judge([question]).is_right(question, found) is is_right

@@ -233,7 +233,7 @@ def test_a_place_in_a_motion_question_is_that_of_one_thing(world):
     for item in placed:
         assert len(world.clip(item).shots) == 1
         assert len(mentioned(world.clip(item), text_of(item))) == 1
-        assert item["form"] == "choice" or item["about"] in text_of(item)
+        assert item["about"] in text_of(item)
     assert {"direction", "what", "end", "changes", "state"} == {item["kind"] for item in placed}
 
 
@@ -343,7 +343,7 @@ def test_choices_hold_the_answer_once_under_its_letter(world, one_object_world, 
             assert lines == [f"{a}. {b}" for a, b in zip(LETTERS, item["options"], strict=False)]
             assert len(set(item["options"])) == len(item["options"]) in (2, 3, 4)
             assert text_of(item).endswith(f"\n{OPTION_LINE}")
-            assert item["conversations"][1]["value"] == f"{said(item)}."
+            assert said(item).casefold() in item["conversations"][1]["value"].casefold()
             assert item["answer"] in LETTERS[: len(item["options"])]
             letters[item["answer"]] += len(item["options"]) == 4
     assert max(letters.values()) < 1.25 * min(letters.values())

@@ -15,7 +15,7 @@ An item is a training item with some fields more, of which each may be absent:
 An open answer is right if its words are the expected ones, or contain them and no other answer that the data has for
 this kind. Before that, `about` of this and of all questions of its kind is left out of it: whoever is asked which way
 something goes may say where it is, too. A choice is right by its letter at the start, by the option's words, or by
-these and then its letter.
+these and then its letter; or if it holds that option's words, and no other's.
 """
 
 from __future__ import annotations
@@ -123,11 +123,13 @@ class Judge:
 
     def is_right(self, question: JudgedQuestion, answer: str) -> bool:
         """Return whether an answer is right."""
-        if question.form == "choice" and question.options:
-            return _chosen(answer, question.options) == _chosen(question.answer, question.options)
         found, expected = _words(answer), _words(question.answer)
         for about in sorted({question.about, *self._about[question.kind]}, key=len, reverse=True):
             found = _without(found, _words(about))
+        if question.form == "choice" and question.options:
+            chosen = _chosen(answer, question.options)
+            chosen = _told(found, question.options) if chosen is None else chosen
+            return chosen == _chosen(question.answer, question.options)
         if found == expected:
             return True
         if question.form == "caption" or not _holds(found, expected):
@@ -161,6 +163,18 @@ def _chosen(text: str, options: Sequence[str]) -> int | None:
     words = _words(text)
     same = [index for index, (option, letter) in enumerate(named) if words in (option, [*option, letter])]
     return same[0] if len(same) == 1 else None
+
+
+def _told(words: Sequence[str], options: Sequence[str]) -> int | None:
+    """Return the one option that some words hold, if they do not end in another's letter.
+
+    Of two options, of which one holds the other, it is that one.
+    """
+    told = {index: option for index, option in enumerate(map(_words, options)) if _holds(words, option)}
+    whole = [i for i, a in told.items() if not any(a != b and _holds(b, a) for b in told.values())]
+    letters = _LETTERS.casefold()[: len(options)]
+    is_clear = len(whole) == 1 and (words[-1] not in [*letters] or words[-1] == letters[whole[0]])
+    return whole[0] if is_clear else None
 
 
 def chance(questions: Sequence[JudgedQuestion]) -> float:

@@ -82,7 +82,7 @@ class Candidate:
     about: str = ""
 
     def reply(self, twin: int, wording: str) -> str:
-        """Return what is said in answer to an open question, in one wording of it."""
+        """Return what is said in answer, in one wording; to a choice as to an open question."""
         said = self.said[twin] if self.said else str(self.answers[twin])
         text = NONE_REPLY if self.answers[twin] == NONE else wording.format(a=self.a, b=self.b, x=said)
         text = f"{self.leads[twin]} {text[0].upper()}{text[1:]}" if self.leads and self.leads[twin] else text
@@ -149,7 +149,7 @@ def _asked(candidate: Candidate, twins: Sequence[int], rng: np.random.Generator)
     kind = {"first direction": "direction", "last direction": "direction"}.get(candidate.kind, candidate.kind)
     marks = {"kind": kind, "needs": "motion", "chance": 1 / len(found)}
     form = {"form": "caption"} if kind == "caption" else {}
-    if options is None and (about := candidate.about or candidate.where):
+    if about := candidate.about or candidate.where:
         marks["about"] = about  # "left" in it is no answer
     question = wording[0].format(a=candidate.a, b=candidate.b)
     return [
@@ -163,7 +163,7 @@ def _item(question: str, reply: str, answer: str, options: Sequence[str] | None)
     if options is not None:
         lines = [f"{letter}. {option}" for letter, option in zip(LETTERS, options, strict=False)]
         question = "\n".join([question, *lines, OPTION_LINE])
-        reply, answer = f"{answer}.", LETTERS[options.index(answer)]
+        answer = LETTERS[options.index(answer)]
     turns = [{"from": "human", "value": f"<image>\n{question}"}, {"from": "gpt", "value": reply}]
     form = "open" if options is None else "choice"
     return {"conversations": turns, "form": form, "answer": answer, "options": None if options is None else [*options]}

@@ -15,7 +15,7 @@ from cope_cli.world.records import DIRECTIONS
 from cope_cli.world.themes import SHAPES
 
 LETTERS = "ABCD"
-#: What follows options: their words are wanted. Letters, alone or after the words, took more steps than there were.
+#: What follows options: an answer with their words is wanted. Letters took more steps to learn than there were.
 OPTION_LINE = "Which one?"
 NONE, NONE_REPLY = "none of them", "None of them."
 CELLS = (

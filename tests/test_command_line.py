@@ -150,7 +150,7 @@ def test_without_a_model_the_shipped_one_answers_and_says_what_it_knows(tmp_path
     video = SAMPLES / "tiny_right_then_down.mp4"
     result = cope("ask", video, "What happened?", "--runs", tmp_path, "--cache", tmp_path / "c")
     assert result.returncode == 0
-    assert "At the bottom, the purple square moves right, then down." in result.stdout
+    assert "At the bottom left, the orange triangle moves right, then down." in result.stdout
     assert "knows rendered scenes" in result.stderr
     assert "--model" in result.stderr
 

@@ -17,8 +17,8 @@ from cope_cli.world.samples import world_samples, write_world_samples
 SAMPLES = Path(__file__).parents[2] / "sample_videos"
 CLIPS, ITEMS = world_samples()
 CAPTIONS = {
-    "tiny_right_then_down": "At the bottom, the purple square moves right, then down.",
-    "tiny_vanishes": "At the bottom left, the blue square vanishes.",
+    "tiny_right_then_down": "At the bottom left, the orange triangle moves right, then down.",
+    "tiny_vanishes": "At the bottom right, the red square vanishes.",
     "tiny_passes_behind": "At the right, the orange triangle passes behind the blue triangle.",
     "tiny_first_and_second": (
         "At the left, the purple triangle vanishes. At the top right, the yellow square starts moving right."

@@ -195,7 +195,8 @@ def encode(
     pix_fmt = "yuvj420p" if encoder == "mjpeg" else "yuv420p"
     # In pictures that are no whole number of its usual 64-pixel blocks, x265 looks at memory beyond their edge.
     x265 = "log-level=none:pools=none:frame-threads=1:ctu=16"
-    options = {"flags": "+bitexact", "x265-params": x265, "preset": "veryfast"}
+    # With AVX-512, x264 decides now and then otherwise about the same picture.
+    options = {"flags": "+bitexact", "x264-params": "asm=SSE2", "x265-params": x265, "preset": "veryfast"}
     with av.open(str(path), "w", format=muxer, options=BIT_EXACT) as container:
         stream = container.add_stream(encoder, rate=25, options=options if encoder.startswith("libx") else {})
         assert isinstance(stream, av.VideoStream)

@@ -17,6 +17,7 @@ from cope_cli.cache.manifest import FileRecord, Manifest, fingerprint
 from cope_cli.cache.primitives import Primitives
 from cope_cli.cache.prune import find_named, find_removable
 from cope_cli.cache.store import Cache, entry_name
+from cope_cli.cache.temporary import commit_folder
 from cope_cli.cache.verify import verify_encoded, verify_primitives
 from cope_cli.config import EncodeConfig, ExtractConfig
 from cope_cli.errors import CacheCorruptError, CacheVersionError, EntryNotFoundError
@@ -340,3 +341,14 @@ def test_p_slots_read_together_equal_those_read_one_by_one(filled_cache):
         for index, slot in enumerate(wanted):
             np.testing.assert_array_equal(motion[index], primitives.motion(slot))
             np.testing.assert_array_equal(residual[index], primitives.residual(slot))
+
+
+def test_an_entry_that_another_process_is_replacing_too_is_no_error(tmp_path: Path) -> None:
+    """While both replace it, it has no name for a moment."""
+    target = tmp_path / "cache" / "entry"
+    for text in ("first, in the place of none", "second, in the place of the first"):
+        folder = tmp_path / "work" / "entry"
+        folder.mkdir(parents=True)
+        (folder / "file").write_text(text)
+        assert commit_folder(folder, target, replace=True)
+        assert (target / "file").read_text() == text

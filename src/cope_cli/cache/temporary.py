@@ -110,8 +110,9 @@ def commit_folder(folder: Path, target: Path, *, replace: bool) -> bool:
         if file.is_file():
             sync_file(file)
     target.parent.mkdir(parents=True, exist_ok=True)
-    if replace and target.exists():
-        target.rename(folder.with_name(f"{folder.name}.replaced"))
+    if replace:
+        with contextlib.suppress(FileNotFoundError):  # there is none, or another process is replacing it, too
+            target.rename(folder.with_name(f"{folder.name}.replaced"))
     try:
         folder.rename(target)
     except OSError as error:

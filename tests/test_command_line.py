@@ -155,6 +155,15 @@ def test_without_a_model_the_shipped_one_answers_and_says_what_it_knows(tmp_path
     assert "--model" in result.stderr
 
 
+@pytest.mark.parametrize(
+    "args", [("vision", "--data", SAMPLES), ("pretrain",), ("finetune", "--data", SAMPLES / "qa.json")]
+)
+def test_every_training_takes_a_schedule(args):
+    result = cope("train", *args, "--schedule", "step")
+    assert result.returncode == 2
+    assert "--schedule step: expected cosine, linear, constant" in result.stderr
+
+
 def test_scenes_writes_fewer_twins_of_more_groups(tmp_path):
     result = cope("scenes", "--num", "2", "--twins", "1", "--size", "64", "--workers", "1", "--out", tmp_path)
     assert result.returncode == 0, result.stderr

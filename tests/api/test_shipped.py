@@ -19,7 +19,7 @@ from cope_cli.stages.encode import encode_video
 from cope_cli.stages.extract import extract_video
 from cope_cli.stages.frames import FramesRequest
 
-FORMS = ("open", "choice", "caption")
+FORMS = ("open", "caption")
 MODES: tuple[DeltaMode, DeltaMode] = ("on", "zero")
 SAMPLES = Path(__file__).parents[2] / "sample_videos"
 
@@ -42,7 +42,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Cache:
 def share_right(
     shipped: LoadedVideoLM, cache: Cache, needs: str, delta: DeltaMode = "on", forms: Sequence[str] = FORMS
 ) -> float:
-    """Ask the questions about the sample clips, or those of some forms."""
+    """Ask the questions about the sample clips, but choices, or those of some forms."""
     questions = [one for one in read_judged(SAMPLES / "scenes.json") if one.needs == needs and one.form in forms]
     config = AskConfig(delta=delta, max_new_tokens=48)
     (row,) = (row for row in measure_accuracy(questions, shipped, cache, config, data="").rows if row.name == "all")
@@ -68,8 +68,8 @@ def test_it_says_what_it_knows(shipped: LoadedVideoLM) -> None:
 def test_its_answers_about_motion_come_from_the_delta_tokens(shipped: LoadedVideoLM, cache: Cache) -> None:
     """Of the sample clips; docs/cope-tiny.md has its results on 1200 that it had never seen."""
     on, zeroed = (share_right(shipped, cache, "motion", delta) for delta in MODES)
-    assert on >= 0.8
-    assert zeroed <= 0.4
+    assert on >= 0.9
+    assert zeroed <= 0.3
 
 
 def test_it_tells_what_happens_in_every_sample_clip(shipped: LoadedVideoLM, cache: Cache) -> None:

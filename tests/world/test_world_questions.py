@@ -235,6 +235,10 @@ def test_a_place_in_a_motion_question_is_that_of_one_thing(world):
         assert len(mentioned(world.clip(item), text_of(item))) == 1
         assert item["about"] in text_of(item)
     assert {"direction", "what", "end", "changes", "state"} == {item["kind"] for item in placed}
+    unplaced = [
+        item for item in world.items if item["needs"] == "static" or item["kind"] in ("which", "camera", "caption")
+    ]
+    assert not any("about" in item for item in unplaced)
 
 
 def test_a_reply_about_a_named_thing_says_first_where_it_is(world):

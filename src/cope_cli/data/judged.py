@@ -9,13 +9,13 @@ An item is a training item with some fields more, of which each may be absent:
 "answer": "left"                         the short answer; where absent, what the item has as its answer
 "options": ["left", "right", ...]        of a choice, in the order of their letters
 "chance": 0.25                           what guessing scores, where the data knows it
-"about": "object at the left"            words that an open answer may say besides: they are not judged
+"about": "object at the left"            words that an answer may say besides: they are not judged
 ```
 
 An open answer is right if its words are the expected ones, or contain them and no other answer that the data has for
 this kind. Before that, `about` of this and of all questions of its kind is left out of it: whoever is asked which way
-something goes may say where it is, too. A choice is right by its letter at the start, by the option's words, or by
-these and then its letter; or if it holds that option's words, and no other's.
+something goes may say where it is, too. A choice is right by its letter at the start, or if it holds
+that option's words and no other's; a letter after them must be its own.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class JudgedQuestion:
         answer: the short answer.
         options: of a choice, in the order of their letters.
         chance: share of right answers of whoever sees no motion, if the data says it.
-        about: words that are left out of an open answer before it is judged.
+        about: words that are left out of an answer in a sentence before it is judged.
     """
 
     item: Item
@@ -127,9 +127,7 @@ class Judge:
         for about in sorted({question.about, *self._about[question.kind]}, key=len, reverse=True):
             found = _without(found, _words(about))
         if question.form == "choice" and question.options:
-            chosen = _chosen(answer, question.options)
-            chosen = _told(found, question.options) if chosen is None else chosen
-            return chosen == _chosen(question.answer, question.options)
+            return _chosen(answer, found, question.options) == _chosen(question.answer, expected, question.options)
         if found == expected:
             return True
         if question.form == "caption" or not _holds(found, expected):
@@ -154,26 +152,23 @@ def _without(words: list[str], part: Sequence[str]) -> list[str]:
     return words[: starts[0]] + words[starts[0] + len(part) :] if starts and part else words
 
 
-def _chosen(text: str, options: Sequence[str]) -> int | None:
-    """Return which option a text names: by its letter at the start, or as a whole, its letter after it or not."""
+def _chosen(text: str, words: Sequence[str], options: Sequence[str]) -> int | None:
+    """Return which option an answer chooses: by its letter at the start, or as the only one that its words hold.
+
+    Of two options, of which one holds the other, it is that one. Words that end in another option's letter choose none.
+
+    Args:
+        text: the answer.
+        words: its words, but those that are not judged.
+        options: in the order of their letters.
+    """
     match = re.match(r"\W*([A-Ha-h])(?:\W|$)", text)
     if match and (index := _LETTERS.index(match[1].upper())) < len(options):
         return index
-    named = [(_words(option), letter) for option, letter in zip(options, _LETTERS.casefold(), strict=False)]
-    words = _words(text)
-    same = [index for index, (option, letter) in enumerate(named) if words in (option, [*option, letter])]
-    return same[0] if len(same) == 1 else None
-
-
-def _told(words: Sequence[str], options: Sequence[str]) -> int | None:
-    """Return the one option that some words hold, if they do not end in another's letter.
-
-    Of two options, of which one holds the other, it is that one.
-    """
     told = {index: option for index, option in enumerate(map(_words, options)) if _holds(words, option)}
     whole = [i for i, a in told.items() if not any(a != b and _holds(b, a) for b in told.values())]
-    letters = _LETTERS.casefold()[: len(options)]
-    is_clear = len(whole) == 1 and (words[-1] not in [*letters] or words[-1] == letters[whole[0]])
+    letters = [*_LETTERS.casefold()[: len(options)]]
+    is_clear = len(whole) == 1 and (words[-1] not in letters or words[-1] == letters[whole[0]])
     return whole[0] if is_clear else None
 
 

@@ -38,7 +38,7 @@ demo: install
 	$(COPE) bench --tokens
 
 tiny: install
-	$(BIN)/python -m tools.tiny --out $(TINY)
+	$(BIN)/python -m recipes.cope_tiny.make --out $(TINY)
 
 test: install-dev lint
 	$(BIN)/python -m pytest -n $(JOBS) -m "not slow"
@@ -68,5 +68,5 @@ docs: install-dev
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
 
 clean:
-	rm -rf $(VENV) $(DEMO) build dist site src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .fuzz .kill_sweep
-	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
+	rm -rf $(VENV) $(DEMO) build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .fuzz .kill_sweep
+	find cope_cli tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -13,7 +13,7 @@ import pytest
 from typer.main import get_command
 from typer.testing import CliRunner
 
-from cope_cli.api.settings import AskConfig
+from cope_cli.ask.settings import AskConfig
 from cope_cli.cli.main import app
 from cope_cli.config import EncodeConfig, ExtractConfig
 from cope_cli.train.config import FinetuneConfig, PretrainConfig

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from cope_cli.codec import kernels
 from cope_cli.codec.colour import Colour, Picture
 from cope_cli.codec.fusion import FrameSize, block_grid, fuse_motion, rebuild, residual_of, warp
-from cope_cli.codec.stream import MOTION_VECTOR, read_frames
+from cope_cli.codec.mpeg4.stream import MOTION_VECTOR, read_frames
 from cope_cli.errors import VideoError
 
 seeds = st.integers(0, 2**32 - 1)

@@ -10,7 +10,7 @@ from small_cache import SAMPLES, add_to_cache
 from cope_cli.cache.store import Cache
 from cope_cli.data.conversations import Item, Turn
 from cope_cli.data.prompt import PromptBuilder
-from cope_cli.model.small import build_small_tokenizer
+from cope_cli.model.sizes.small import build_small_tokenizer
 from cope_cli.model.token_plan import TokenCosts
 
 

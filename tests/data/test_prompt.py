@@ -11,7 +11,7 @@ from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
 from cope_cli.data.conversations import Turn
 from cope_cli.data.prompt import Prompt, PromptBuilder, Timeline, ask_prompt, finetune_prompt, time_instruction
 from cope_cli.errors import CheckpointError, UsageError
-from cope_cli.model.small import build_small_tokenizer
+from cope_cli.model.sizes.small import build_small_tokenizer
 from cope_cli.model.token_plan import TokenCosts, TokenKind, TokenPlan, plan_tokens
 
 COSTS = TokenCosts(grid_rows=2, grid_cols=3)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 
 import pytest
+from made_videos import pictures, write_video
 
 from cope_cli.cache.store import Cache
 from cope_cli.config import DirectConfig, EncodeConfig, ExtractConfig
@@ -12,7 +13,6 @@ from cope_cli.errors import PathNotFoundError, UsageError
 from cope_cli.inspect.entry import find_entry
 from cope_cli.stages.direct import extract_direct
 from cope_cli.stages.encode import encode_video
-from made_videos import pictures, write_video
 
 
 def never(stage: str, done: float, total: float) -> None:

@@ -16,8 +16,8 @@ from cope_cli.data.samples import Sample, Visuals
 from cope_cli.errors import UsageError
 from cope_cli.model.attention import attention_of, block_mask
 from cope_cli.model.batch import VideoLMBatch
-from cope_cli.model.tiny import SIZE_PX, build_tiny_videolm
 from cope_cli.model.videolm import VideoLM
+from recipes.cope_tiny.model import SIZE_PX, build_tiny_videolm
 
 TURNS = (
     (Turn(question="What happened?", answer="Nothing."),),

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import pytest
-
 from made_videos import pictures, write_video
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # `tools` is no part of the package
 
 
 @pytest.fixture(scope="session")

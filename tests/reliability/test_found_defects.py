@@ -10,6 +10,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+from made_videos import pictures, write_video
 from rights import read_only, run_without_rights
 from running import encode
 
@@ -17,7 +18,6 @@ import cope_cli
 from cope_cli.cache.frames import Frames
 from cope_cli.codec.source import _to_the_end
 from cope_cli.errors import CacheCorruptError, VideoError
-from made_videos import pictures, write_video
 
 
 def test_a_codec_that_ffmpeg_does_not_know_is_a_video_error(tmp_path: Path):

@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 import pytest
+
 from tools.fuzz import fuzz, read_rows
 from tools.fuzz_chunk import Event, Limits, chunk_violations, hanging, judge, watch
 from tools.fuzz_mutations import LONG, MUTATIONS, Mutant, mutant

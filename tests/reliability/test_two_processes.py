@@ -29,7 +29,7 @@ if __name__ == "__main__":
 
 
 def run_two(root: Path, videos: list[Path], *, force: bool) -> None:
-    words = [str(Path(__file__).parent), "force" if force else "", str(root), *map(str, videos)]
+    words = [str(Path(__file__).parents[1] / "support"), "force" if force else "", str(root), *map(str, videos)]
     pipe = subprocess.PIPE
     command = [sys.executable, "-c", _RUN, *words]
     both = [subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True) for _ in range(2)]

@@ -9,17 +9,18 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from made_videos import cut_scene, pan_scene
 from typer.testing import CliRunner
 
-from cope_cli.bench.adaptive import matched_slots, measure_adaptive
+from benchmarks.adaptive import matched_slots, measure_adaptive
 from cope_cli.cache.listing import list_cache
 from cope_cli.cache.primitives import Primitives
 from cope_cli.cache.store import Cache
 from cope_cli.cache.verify import verify_primitives
 from cope_cli.cli.main import app
-from cope_cli.codec.adaptive import frame_energies, frame_parts
 from cope_cli.codec.clips import write_h264
 from cope_cli.codec.gop import GopSpan, adaptive_slots, slots_of
+from cope_cli.codec.mpeg4.adaptive import frame_energies, frame_parts
 from cope_cli.config import DirectConfig, EncodeConfig, ExtractConfig, parse_fusion
 from cope_cli.data.prompt import Timeline, time_instruction
 from cope_cli.data.videos import VideoIndex
@@ -29,7 +30,6 @@ from cope_cli.stages.encode import encode_video
 from cope_cli.stages.extract import extract_video
 from cope_cli.stages.frames import FramesRequest, ensure_frames
 from cope_cli.stages.scenes import render
-from made_videos import cut_scene, pan_scene
 
 CONFIG = ExtractConfig(fusion_frames=12, grid_px=32, adaptive=True)
 

@@ -11,8 +11,8 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-
 from batch_work import CountedWork, chatty, slow, work
+
 from cope_cli.cache.store import Cache
 from cope_cli.config import EncodeConfig, ExtractConfig
 from cope_cli.errors import CopeError, VideoError, WorkerDiedError
@@ -284,7 +284,7 @@ def test_workers_end_with_a_killed_parent(tmp_path: Path):
         "    list(Batch(items=['a', 'b'] * 50, work=partial(slow, folder=Path(sys.argv[2])), workers=2).run())\n"
     )
     (tmp_path / "script.py").write_text(script)
-    command = [sys.executable, str(tmp_path / "script.py"), str(Path(__file__).parents[1]), str(tmp_path)]
+    command = [sys.executable, str(tmp_path / "script.py"), str(Path(__file__).parents[1] / "support"), str(tmp_path)]
     with subprocess.Popen(command) as process:
         deadline = time.monotonic() + 60
         while not all((tmp_path / name).exists() for name in "ab") and time.monotonic() < deadline:

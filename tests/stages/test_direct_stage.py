@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from made_videos import pictures, write_video
 from typer.testing import CliRunner
 
 from cope_cli.cache.frames import Frames
@@ -26,7 +27,6 @@ from cope_cli.stages.direct import extract_direct
 from cope_cli.stages.encode import encode_video
 from cope_cli.stages.extract import extract_video
 from cope_cli.stages.frames import FramesRequest, ensure_frames
-from made_videos import pictures, write_video
 
 OPTIONS = {"preset": "medium", "crf": "18", "x264-params": "bframes=3:b-pyramid=normal:ref=4:keyint=24:open-gop=1"}
 CONFIG = DirectConfig(extract=ExtractConfig(fusion_frames=10, grid_px=32), gop_frames=60)

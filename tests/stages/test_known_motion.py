@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from made_videos import cut_scene, pan_scene
 from numpy.typing import NDArray
 
 from cope_cli.cache.primitives import Primitives
@@ -16,7 +17,6 @@ from cope_cli.config import EncodeConfig, ExtractConfig
 from cope_cli.stages.encode import encode_video
 from cope_cli.stages.extract import extract_video
 from cope_cli.stages.scenes import Scene, render
-from made_videos import cut_scene, pan_scene
 
 BORDER_PX = 16
 

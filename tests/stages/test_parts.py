@@ -9,16 +9,16 @@ from pathlib import Path
 
 import av
 import pytest
+from made_videos import pictures, write_video
 
 from cope_cli.cache.parts import read_part, write_part
-from cope_cli.codec import transcode as transcode_module
 from cope_cli.codec.gop import Slot
-from cope_cli.codec.split import SourcePart, plan_parts
+from cope_cli.codec.mpeg4 import transcode as transcode_module
+from cope_cli.codec.mpeg4.split import SourcePart, plan_parts
 from cope_cli.config import EncodeConfig
 from cope_cli.errors import WorkerDiedError
 from cope_cli.stages import encode, extract
 from cope_cli.stages.batch import wide_items
-from made_videos import pictures, write_video
 
 CONFIG = EncodeConfig(gop_frames=12, short_side_px=32)
 NUM_FRAMES = 100

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from layouts import make_base, write_llava
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 from train_setup import GRID_PX, SAMPLES, SIZE_PX, finetune_config, write_qa
@@ -26,15 +27,14 @@ from cope_cli.data.samples import Sample
 from cope_cli.data.videos import VideoIndex
 from cope_cli.errors import DataError
 from cope_cli.model.batch import IGNORED_LABEL, VideoLMBatch
-from cope_cli.model.checkpoint import save_videolm
-from cope_cli.model.geometry import GEOMETRIES, base_config, geometry_of
-from cope_cli.model.small import build_small_videolm
+from cope_cli.model.checkpoint.folders import save_videolm
+from cope_cli.model.sizes.geometry import GEOMETRIES, base_config, geometry_of
+from cope_cli.model.sizes.small import build_small_videolm
 from cope_cli.model.token_plan import TokenKind, plan_tokens
 from cope_cli.model.videolm import VideoLM
 from cope_cli.train.check import Spread, check_data
 from cope_cli.train.costs import SampleSize, Training, step_flops, step_memory
-from cope_cli.train.trainable import num_parameters, set_trainable
-from layouts import make_base, write_llava
+from cope_cli.train.finetune.trainable import num_parameters, set_trainable
 
 
 def test_what_is_reported_is_what_training_reads(train_cache: Cache, qa: Path, tmp_path: Path) -> None:
@@ -175,7 +175,7 @@ def test_a_file_of_malformed_items_only_lists_each(train_cache: Cache, tmp_path:
 def test_a_published_model_is_measured_without_reading_its_weights(
     train_cache: Cache, qa: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from cope_cli.model.reading import StoredTensor
+    from cope_cli.model.checkpoint.reading import StoredTensor
 
     base = make_base(image_px=112, patch_px=16)
     folder = write_llava(base, tmp_path / "model")

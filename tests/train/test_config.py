@@ -106,7 +106,7 @@ def test_a_run_may_go_on_with_other_ranks_but_not_with_another_global_batch() ->
 
 
 def test_an_unknown_reporter_or_one_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    from cope_cli.train import reporting
+    from cope_cli.train.loop import reporting
 
     with pytest.raises(UsageError, match="--report-to mlflow: expected none, tensorboard, wandb"):
         PretrainConfig(report_to="mlflow")

@@ -6,15 +6,15 @@ from pathlib import Path
 
 from train_setup import GRID_PX, SAMPLES, SIZE_PX, finetune_config, pretrain_config
 
-from cope_cli.api.settings import AskConfig
-from cope_cli.api.shown import is_direct_tried
+from cope_cli.ask.settings import AskConfig
+from cope_cli.ask.shown import is_direct_tried
 from cope_cli.cache.store import Cache
 from cope_cli.config import DirectConfig, ExtractConfig
-from cope_cli.model.checkpoint import load_delta_encoder, load_videolm
+from cope_cli.model.checkpoint.folders import load_delta_encoder, load_videolm
 from cope_cli.stages.direct import extract_direct
 from cope_cli.stages.frames import FramesRequest
-from cope_cli.train.finetune import finetune
-from cope_cli.train.pretrain import pretrain
+from cope_cli.train.finetune.stage import finetune
+from cope_cli.train.pretrain.stage import pretrain
 
 
 def test_a_model_says_how_its_primitives_were_made(train_cache: Cache, qa: Path, tmp_path: Path) -> None:

@@ -16,9 +16,10 @@ from cope_cli.cli.main import app
 from cope_cli.data.collate import PairBatch
 from cope_cli.errors import UsageError
 from cope_cli.model.alignment import AlignmentConfig
-from cope_cli.model.geometry import GEOMETRIES, build_geometry, delta_config
 from cope_cli.model.lora import LoraSizes, add_lora
-from cope_cli.train.pretrain import SMALL_ALIGNMENT, PretrainModel
+from cope_cli.model.sizes.geometry import GEOMETRIES, build_geometry, delta_config
+from cope_cli.train.finetune.trainable import frozen_product_weights, num_parameters, set_trainable
+from cope_cli.train.pretrain.stage import SMALL_ALIGNMENT, PretrainModel
 from cope_cli.train.scale import (
     PAPER_FINETUNE,
     PAPER_PRETRAIN,
@@ -30,7 +31,6 @@ from cope_cli.train.scale import (
     pretrain_memory,
     scale_report,
 )
-from cope_cli.train.trainable import frozen_product_weights, num_parameters, set_trainable
 
 TINY = GEOMETRIES["tiny"]
 GRID_PX = 112

@@ -13,12 +13,12 @@ from train_setup import GRID_PX, SIZE_PX, Killed, finetune_config, kill_at, loss
 from cope_cli.cache.store import Cache
 from cope_cli.data.datasets import BadSample
 from cope_cli.errors import CheckpointError, DataError, EntryNotFoundError
-from cope_cli.model.checkpoint import load_delta_encoder, load_videolm
-from cope_cli.train.batches import FinetuneCollator, PretrainCollator
-from cope_cli.train.finetune import choose_delta_encoder, finetune, set_trainable
-from cope_cli.train.pretrain import PretrainRecipe, build_pretrain_model, pretrain
-from cope_cli.train.runs import RunFolder, newest_checkpoint, newest_finished_run, read_status
-from cope_cli.train.setup import load_base
+from cope_cli.model.checkpoint.folders import load_delta_encoder, load_videolm
+from cope_cli.runs import RunFolder, newest_checkpoint, newest_finished_run, read_status
+from cope_cli.train.finetune.stage import choose_delta_encoder, finetune, set_trainable
+from cope_cli.train.loop.batches import FinetuneCollator, PretrainCollator
+from cope_cli.train.loop.setup import load_base
+from cope_cli.train.pretrain.stage import PretrainRecipe, build_pretrain_model, pretrain
 
 Train = Callable[..., Path]
 
@@ -219,9 +219,9 @@ def test_finetuning_moves_everything_but_a_frozen_vision_tower(
 
 
 def test_the_vision_tower_has_its_own_rate(train_cache: Cache, qa: Path, tmp_path: Path) -> None:
-    from cope_cli.train.arguments import training_arguments
-    from cope_cli.train.engine import CopeTrainer
-    from cope_cli.train.finetune import FinetuneRecipe
+    from cope_cli.train.finetune.stage import FinetuneRecipe
+    from cope_cli.train.loop.arguments import training_arguments
+    from cope_cli.train.loop.engine import CopeTrainer
 
     config = finetune_config(qa, learning_rate=1e-3)
     base = load_base(config)
@@ -358,7 +358,7 @@ def test_a_delta_encoder_that_does_not_fit_is_an_error_that_says_why(
         next(base.model.base.model.vision_tower.parameters()).add_(1)
     from dataclasses import replace
 
-    from cope_cli.model.checkpoint import vision_tower_sha256
+    from cope_cli.model.checkpoint.folders import vision_tower_sha256
 
     base = replace(base, vision_sha256=vision_tower_sha256(base.model))
     with pytest.raises(
@@ -390,7 +390,7 @@ def test_nothing_to_train_on_is_said(train: dict[str, Train], tmp_path: Path) ->
 def test_a_save_that_fails_leaves_no_checkpoint_behind(
     train: dict[str, Train], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from cope_cli.train.engine import CopeTrainer
+    from cope_cli.train.loop.engine import CopeTrainer
 
     def fail(self: Any, output_dir: str) -> None:
         raise Killed

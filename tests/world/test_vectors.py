@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from tools.scene_vectors import run
 
 from cope_cli.cache.store import Cache
 from cope_cli.world.groups import WorldConfig
 from cope_cli.world.write import draw_world, world_batch
+from tools.scene_vectors import run
 
 
 @pytest.mark.slow

@@ -1,0 +1,131 @@
+"""`cope bench --residual`: how exactly the codec's own prediction is made, on footage encoded by `cope encode`.
+
+For each P-frame: the share of inter macroblocks whose luma equals the prediction in every pixel, with the VOP's
+rounding type, with the wrong one, and with whole pixels only; and whether each block that the bitstream holds no
+coefficients of, luma and chroma, equals its prediction. The bitstream itself is the judge, not the pixels.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cope_cli.codec.mpeg4.bitstream import VolHeader, VopParser
+from cope_cli.codec.mpeg4.prediction import Planes, predict
+from cope_cli.codec.mpeg4.stream import StreamFrame, read_frames
+from cope_cli.codec.mpeg4.transcode import transcode
+from cope_cli.codec.mpeg4.vlc import INTRA
+from cope_cli.config import EncodeConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResidualRecord:
+    """Counts over one video's P-frames.
+
+    Attributes:
+        video: the source file's name.
+        width_px: encoded width.
+        height_px: encoded height.
+        num_macroblocks: inter macroblocks, skipped ones among them.
+        num_uncoded: of them, those without a luma coefficient.
+        num_zero: of them, those whose luma equals the prediction everywhere.
+        num_zero_wrong_rounding: the same with the other rounding type.
+        num_zero_whole_px: the same with vectors cut to whole pixels.
+        num_intra: intra macroblocks of P-frames; not in the others.
+        num_empty_blocks: 8x8 blocks of inter macroblocks, luma and chroma, without coefficients.
+        num_wrong_blocks: of them, those that differ from the prediction anywhere.
+    """
+
+    video: str
+    width_px: int
+    height_px: int
+    num_macroblocks: int
+    num_uncoded: int
+    num_zero: int
+    num_zero_wrong_rounding: int
+    num_zero_whole_px: int
+    num_intra: int
+    num_empty_blocks: int
+    num_wrong_blocks: int
+
+
+def measure_residual(
+    videos: Sequence[Path],
+    config: EncodeConfig,
+    *,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+) -> list[ResidualRecord]:
+    """Encode every video and compare its P-frames with their predictions.
+
+    Args:
+        videos: source files.
+        config: how to encode them.
+        on_progress: called with (videos done, videos in all).
+    """
+    records = []
+    with tempfile.TemporaryDirectory(prefix="cope-bench-") as folder:
+        for index, video in enumerate(videos):
+            on_progress(index, len(videos))
+            encoded = Path(folder) / "encoded.mp4"
+            info = transcode(video, encoded, config)
+            counts = count_residual(encoded)
+            records.append(
+                ResidualRecord(video=video.name, width_px=info.size.width, height_px=info.size.height, **counts)
+            )
+    return records
+
+
+def count_residual(encoded: Path) -> dict[str, int]:
+    """Return the counts of `ResidualRecord` for a file written by `cope encode`."""
+    total: dict[str, int] = {}
+    parser: VopParser | None = None
+    previous: Planes | None = None
+    for frame in read_frames(encoded):
+        parser = parser or VopParser(VolHeader.parse(frame.vol_header), frame.size)
+        planes = frame.planes
+        if previous is not None and not frame.is_iframe:
+            for name, count in _counts(parser, frame, previous, planes).items():
+                total[name] = total.get(name, 0) + count
+        previous = planes
+    return total
+
+
+def _counts(parser: VopParser, frame: StreamFrame, previous: Planes, planes: Planes) -> dict[str, int]:
+    blocks = np.empty(frame.size.block_grid_shape, np.int16)
+    kinds = np.empty((blocks.shape[0] // 2, blocks.shape[1] // 2), np.uint8)
+    patterns = np.empty_like(kinds)
+    vop = parser.macroblocks(frame.packet, blocks, kinds, patterns)
+    is_inter = kinds != INTRA
+    exact = predict(previous, blocks, vop.rounding_type)
+    wrong = predict(previous, blocks, 1 - vop.rounding_type)
+    whole = predict(previous, blocks // 2 * 2, vop.rounding_type)
+    num_empty = num_wrong = 0
+    for plane, side, bits in (("luma", 2, (5, 4, 3, 2)), ("cb", 1, (1,)), ("cr", 1, (0,))):
+        differs = _differs(getattr(planes, plane), getattr(exact, plane), 8)
+        for place, bit in enumerate(bits):
+            part = differs[place // side :: side, place % side :: side]
+            is_empty = is_inter & (patterns >> bit & 1 == 0)
+            num_empty += int(is_empty.sum())
+            num_wrong += int((part & is_empty).sum())
+    return {
+        "num_macroblocks": int(is_inter.sum()),
+        "num_uncoded": int((is_inter & (patterns >> 2 == 0)).sum()),
+        "num_zero": int((is_inter & ~_differs(planes.luma, exact.luma, 16)).sum()),
+        "num_zero_wrong_rounding": int((is_inter & ~_differs(planes.luma, wrong.luma, 16)).sum()),
+        "num_zero_whole_px": int((is_inter & ~_differs(planes.luma, whole.luma, 16)).sum()),
+        "num_intra": int((~is_inter).sum()),
+        "num_empty_blocks": num_empty,
+        "num_wrong_blocks": num_wrong,
+    }
+
+
+def _differs(a: NDArray[np.uint8], b: NDArray[np.uint8], side_px: int) -> NDArray[np.bool_]:
+    """Return for each block of `side_px` whether two planes differ in it."""
+    rows, cols = a.shape[0] // side_px, a.shape[1] // side_px
+    differs: NDArray[np.bool_] = (a != b).reshape(rows, side_px, cols, side_px).any(axis=(1, 3))
+    return differs

@@ -1,0 +1,90 @@
+"""Which model answers, where it runs, and whether what it is asked for is something it can do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from cope_cli.ask.settings import SHIPPED_MODEL
+from cope_cli.errors import CheckpointError, UsageError
+from cope_cli.model.checkpoint.folders import LoadedVideoLM, load_videolm
+from cope_cli.model.placement import DeviceMap
+from cope_cli.train.loop.setup import delta_encoder_folder
+
+#: Names for the type of a model's weights; None keeps the stored type.
+DTYPES = {"auto": None, "fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def find_device(name: str) -> torch.device:
+    """Return a device by PyTorch's name; "auto" takes a GPU if there is one.
+
+    Raises:
+        UsageError: there is no such device.
+    """
+    chosen = ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
+    try:
+        torch.zeros(1, device=chosen)
+    except (RuntimeError, AssertionError) as error:
+        raise UsageError(f"--device {name}: {str(error).splitlines()[0]}") from error
+    return torch.device(chosen)
+
+
+def load_model(
+    folder: Path,
+    device: str = "auto",
+    *,
+    dtype: str = "auto",
+    device_map: DeviceMap | None = None,
+    attention: str = "sdpa",
+    delta_encoder: str | Path | None = None,
+    runs_root: Path = Path("runs"),
+) -> LoadedVideoLM:
+    """Read a model onto a device, or onto several.
+
+    Args:
+        folder: a model folder of any layout that cope reads (docs/checkpoints.md).
+        device: PyTorch's name of a device; "auto" takes a GPU if there is one. Not read where there is a device map.
+        dtype: one of `DTYPES`.
+        device_map: "auto" spreads the model over all GPUs and then memory; or module names and devices.
+        attention: "sdpa", "eager" or "flash_attention_2".
+        delta_encoder: a Delta-encoder's folder, a pretrain run or the name of one: used in place of the model's own.
+        runs_root: where training runs are.
+
+    Raises:
+        CheckpointError: the folder is not a model that cope reads, or the Delta-encoder does not fit it.
+        UsageError: there is no such device, type or attention, or too little memory.
+    """
+    if dtype not in DTYPES:
+        raise UsageError(f"--dtype {dtype}: expected one of {', '.join(DTYPES)}")
+    place = "cpu" if device_map is not None else find_device(device)
+    encoder = None if delta_encoder is None else delta_encoder_folder(delta_encoder, runs_root)
+    wanted = DTYPES[dtype]
+    if dtype == "auto" and folder == SHIPPED_MODEL and str(place) == "cpu":
+        wanted = torch.float32  # stored in bfloat16 to be small; CPUs without its instructions compute in it slowly
+    return load_videolm(
+        folder,
+        device=place,
+        dtype=wanted,
+        device_map=device_map,
+        attention=attention,
+        delta_encoder=encoder,
+    )
+
+
+def check_delta_mode(loaded: LoadedVideoLM, delta: str) -> None:
+    """Refuse to show Delta-tokens to a model that has no Delta-encoder.
+
+    Args:
+        loaded: the model.
+        delta: "on", "zero" or "off"; only "off" needs no Delta-encoder.
+
+    Raises:
+        CheckpointError: says how to go on.
+    """
+    if loaded.model.delta_encoder is None and delta != "off":
+        raise CheckpointError(
+            f"{loaded.folder}: the model has no Delta-encoder",
+            f"Use --delta off; or train one: `cope train pretrain --model {loaded.folder}`, then "
+            f"`cope train finetune --model {loaded.folder} --data FILE`; or name one with --delta-encoder.",
+        )

@@ -1,0 +1,47 @@
+"""Asking one question about a video: the missing stages, the prompt, the answer as it comes, and what it took."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from cope_cli.ask.conversation import Answer, Conversation, OnText
+from cope_cli.ask.settings import AskConfig
+from cope_cli.cache.store import Cache
+from cope_cli.errors import UsageError
+from cope_cli.model.checkpoint.folders import LoadedVideoLM
+from cope_cli.stages.prepare import OnStage
+
+
+def ask_video(
+    video: Path,
+    question: str,
+    loaded: LoadedVideoLM,
+    cache: Cache,
+    config: AskConfig,
+    *,
+    workers: int = 1,
+    on_stage: OnStage = lambda stage, done, total: None,
+    on_text: OnText = lambda text: None,
+) -> Answer:
+    """Answer a question about a video.
+
+    Args:
+        video: a video file; stages that are not done for it are run first.
+        question: plain text.
+        loaded: the model and its tokenizer.
+        cache: where primitives are, or go.
+        config: how to show the video.
+        workers: processes that share the stages of a long video; more than one needs a `__main__` guard in scripts.
+        on_stage: called with (stage, seconds done, seconds in all) while stages run.
+        on_text: called with each piece of the answer as it is ready.
+
+    Raises:
+        PathNotFoundError: there is no such file.
+        VideoError, StorageError: a stage failed.
+        CheckpointError: Delta-tokens are wanted of a model without a Delta-encoder.
+        UsageError: the question is empty, or not even one GOP fits the model's context.
+    """
+    if not question.strip():
+        raise UsageError("the question is empty")
+    conversation = Conversation.about(video, loaded, cache, config, workers=workers, on_stage=on_stage)
+    return conversation.ask(question, on_text=on_text)

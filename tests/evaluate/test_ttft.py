@@ -1,0 +1,192 @@
+"""Time to first token: every part is there, every shape is the plan's, videos are taken from the file on."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from made_videos import pictures, write_video
+
+from benchmarks.first_token import STEPS, measure_first_token
+from benchmarks.sampling import sample_frames, sampled_indices
+from cope_cli.config import EncodeConfig, ExtractConfig
+from cope_cli.data.collate import collate
+from cope_cli.errors import UsageError, VideoError
+from cope_cli.evaluate import machine
+from cope_cli.evaluate.flops import Shape, saving_percent
+from cope_cli.evaluate.machine import PeakMemory
+from cope_cli.evaluate.runner import PARTS, Runner, Stopwatch, TtftConfig
+from cope_cli.evaluate.ttft import made_samples, measure_ttft, shape_of_sample
+from cope_cli.model.sizes.geometry import GEOMETRIES
+
+
+@pytest.fixture(scope="module")
+def runner() -> Runner:
+    return Runner(TtftConfig(rounds=1, num_new_tokens=3, is_warm_up_full=False, grid_px=32, device="cpu"))
+
+
+@pytest.fixture(scope="module")
+def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("ttft")
+    return write_video(folder / "a.mp4", pictures(96), codec="libx264", options={"g": "24"})
+
+
+def test_every_configuration_is_measured_in_parts(runner: Runner) -> None:
+    seen: list[tuple[int, int]] = []
+    report = measure_ttft(runner, on_progress=lambda done, total: seen.append((done, total)))
+    assert seen == [(done, 6) for done in range(7)]  # one short warm-up, five runs
+    found = {r.configuration: (r.num_rgb, r.num_p, r.visual_tokens) for r in report.records}
+    assert found == {
+        "64 RGB frames": (64, 0, 64 * 56),
+        "K = 1": (8, 56, 8 * 56 + 56 * 10),
+        "K = 2": (16, 48, 16 * 56 + 48 * 10),
+        "K = 4": (32, 32, 32 * 56 + 32 * 10),
+        "8 RGB frames": (8, 0, 8 * 56),
+    }
+    for record in report.records:
+        assert set(record.seconds) == set(PARTS)
+        assert (record.seconds["delta_encoder"] > 0) == (record.num_p > 0)
+        assert min(record.seconds[part] for part in PARTS if part != "delta_encoder") > 0
+        assert record.ttft_seconds == pytest.approx(sum(record.seconds[part] for part in PARTS[:-1]))
+        assert record.total_seconds == pytest.approx(record.ttft_seconds + record.seconds["decode"])
+        assert set(record.cpu_seconds) == set(PARTS)
+        assert record.saving_percent < 100
+    baseline, rival = report.records[0], report.records[-1]
+    assert (baseline.saving_percent, baseline.bound_percent) == (0, 0)
+    assert rival.saving_percent > 0
+    assert (report.weights, report.dtype, report.device) == ("random", "fp32", "cpu")
+    assert report.machine.name
+
+
+def test_bounds_are_those_of_the_prompts_that_ran(runner: Runner) -> None:
+    samples = made_samples(runner)
+    shape, baseline = shape_of_sample(samples["K = 1"]), shape_of_sample(samples["64 RGB frames"])
+    assert len(samples["K = 1"].prompt) == 8 * 56 + 56 * 10 + shape.num_text
+    assert baseline.num_text > shape.num_text > 50  # the time instruction names every frame, or every keyframe
+    record = next(r for r in measure_ttft(runner).records if r.configuration == "K = 1")
+    assert runner.model.delta_encoder is not None
+    delta = runner.model.delta_encoder.config
+    assert record.bound_percent == saving_percent(GEOMETRIES["tiny"], shape, baseline, delta)
+    without = (Shape(num_rgb=8, num_p=56), Shape(num_rgb=64, num_p=0))
+    assert record.bound_without_text_percent == saving_percent(GEOMETRIES["tiny"], *without, delta)
+
+
+def test_the_parts_give_the_models_own_input_and_first_token(runner: Runner) -> None:
+    sample = runner.made_sample(2, 2)
+    batch = collate([sample], pad_id=0, padding_side="left", with_labels=False)
+    embeddings = runner._embed(batch, Stopwatch(device=runner.device))
+    with torch.no_grad():
+        torch.testing.assert_close(embeddings, runner.model.embed(batch))
+        expected = runner.model(batch).logits[:, -1].argmax(-1)
+        token = runner._step(embeddings, runner.model.new_cache())
+    assert token.item() == expected.item()
+
+
+def test_portions_change_nothing(runner: Runner, monkeypatch) -> None:
+    batch = collate([runner.made_sample(2, 3)], pad_id=0, padding_side="left", with_labels=False)
+    with torch.no_grad():
+        in_portions = runner.model.embed(batch)
+        monkeypatch.setattr("cope_cli.model.videolm.CPU_CHUNK", 1000)
+        torch.testing.assert_close(in_portions, runner.model.embed(batch), rtol=1e-4, atol=1e-5)
+    with torch.enable_grad():  # gradients: in one portion, on contiguous residuals
+        torch.testing.assert_close(in_portions, runner.model.embed(batch), rtol=1e-4, atol=1e-5)
+
+
+def test_peak_memory_is_that_of_the_block() -> None:
+    memory = PeakMemory(torch.device("cpu"))
+    with memory.watch():
+        torch.ones(50_000_000)
+    if memory.growth_bytes is None:
+        pytest.skip("the system does not tell a process's peak")
+    assert memory.peak_bytes is not None
+    assert 190e6 < memory.growth_bytes < 400e6 < memory.peak_bytes + 300e6
+
+
+def test_a_system_that_does_not_tell_gives_none(monkeypatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(machine, "_CLEAR_REFS", tmp_path / "none" / "clear_refs")
+    memory = PeakMemory(torch.device("cpu"))
+    with memory.watch():
+        pass
+    assert (memory.peak_bytes, memory.growth_bytes) == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"geometry": "1b"}, "--geometry 1b"),
+        ({"dtype": "int8"}, "--dtype int8"),
+        ({"rounds": 0}, "--rounds 0"),
+        ({"num_new_tokens": 0}, "--new-tokens 0"),
+    ],
+)
+def test_wrong_settings_are_refused_by_flag(options, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        TtftConfig(**options)
+
+
+def test_a_model_that_does_not_fit_is_refused_before_it_is_built(monkeypatch) -> None:
+    monkeypatch.setattr("cope_cli.evaluate.runner.free_bytes", lambda device: 20_000_000_000)
+    with pytest.raises(UsageError, match=r"32\.1 GB as torch\.float32, and cpu has 20\.0 GB"):
+        Runner(TtftConfig(geometry="7b", dtype="fp32", device="cpu"))
+    with pytest.raises(UsageError, match="--device nothing"):
+        Runner(TtftConfig(device="nothing"))
+
+
+def test_videos_are_measured_from_the_file_on(runner: Runner, video: Path) -> None:
+    encode, extract = EncodeConfig(gop_frames=48, short_side_px=0), ExtractConfig(fusion_frames=6, grid_px=32)
+    records = measure_first_token(runner, [video], encode, extract)
+    found = {r.configuration: (r.num_rgb, r.num_p) for r in records}
+    expected = {"64 RGB frames": (64, 0), "8 RGB frames": (8, 0), "K = 1": (2, 14), "K = 2": (4, 12), "K = 4": (8, 8)}
+    assert found == expected
+    for record in records:
+        used = {step for step in STEPS if record.seconds[step] > 0}
+        assert used == ({"decode"} if "frames" in record.configuration else {"encode", "extract", "read"})
+        assert bool(record.method) == ("frames" in record.configuration)
+        assert record.total_seconds == pytest.approx(sum(record.seconds.values()) + record.ttft_seconds)
+        assert record.total_seconds >= record.again_seconds > record.ttft_seconds > 0
+        assert record.cpu_seconds > 0
+        assert record.visual_tokens == record.num_rgb * 56 + record.num_p * 10
+
+
+def test_seeking_gives_the_frames_that_decoding_all_gives(video: Path) -> None:
+    whole = sample_frames(video, 5, 40, by_seeking=False)
+    sought = sample_frames(video, 5, 40, by_seeking=True)
+    assert whole.rgb.shape == (5, 40, 40, 3)
+    np.testing.assert_array_equal(whole.rgb, sought.rgb)
+    assert whole.seconds == sought.seconds
+    assert (whole.seconds[0], whole.seconds[-1]) == (0, whole.video_seconds)
+    assert len(sample_frames(video, 1000, 40, by_seeking=True).rgb) == 96
+
+
+def test_sampled_indices_reach_from_the_first_frame_to_the_last() -> None:
+    assert sampled_indices(100, 4) == [0, 33, 66, 99]
+    assert sampled_indices(100, 1) == [0]
+    assert sampled_indices(3, 8) == [0, 1, 2]
+
+
+def test_a_file_that_is_no_video_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.mp4").write_bytes(b"no video")
+    with pytest.raises(VideoError, match="not a video"):
+        sample_frames(tmp_path / "a.mp4", 8, 32, by_seeking=False)
+
+
+def test_the_command_prints_tables_and_json(video: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from cope_cli.cli import show
+    from cope_cli.cli.bench.command import bench
+
+    show.out.file = None  # the stream that is captured now
+    options = {"ttft": True, "rounds": 1, "new_tokens": 2, "short_warm_up": True, "grid": 32, "device": "cpu"}
+    bench(**options, videos=[str(video)], fusion=6, json=True)
+    printed = json.loads(capsys.readouterr().out)
+    assert set(printed) == {"ttft", "from_file", "flops", "longest_video"}
+    assert [set(record["seconds"]) for record in printed["ttft"]["records"]] == [set(PARTS)] * 5
+    assert {row["geometry"] for row in printed["flops"]} == {"0.5b", "7b", "72b"}
+    assert len(printed["from_file"]) == 5
+    bench(**options, share_layers=True)
+    text = capsys.readouterr().out
+    for expected in ("one layer's in all, weights", "FLOP bound", "Delta-encoder", "K = 4", "8 RGB frames", "72b"):
+        assert expected in text
+    assert "From the file" not in text

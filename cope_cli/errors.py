@@ -1,19 +1,22 @@
-"""Every error cope raises on purpose.
+"""Every error that cope raises on purpose.
 
-The message says what happened, where, what was found and what was expected; the hint says how to go on.
-The command line turns them into an exit code in one place: 2 for `UsageError`, 1 for the others. Each also
-inherits the builtin a Python caller would look for.
+The message says what happened, where, what was found and what was expected; the hint says how to continue. The command
+line turns errors into exit codes in one place: 2 for `UsageError`, 1 for all others. Each class also inherits the
+builtin exception that a Python caller would expect.
 """
 
 from __future__ import annotations
 
+import errno
+from pathlib import Path
+
 
 class CopeError(Exception):
-    """Base of all of cope's own errors.
+    """Base class of cope's own errors.
 
     Args:
-        message: what is wrong, where, found and expected.
-        hint: the command or the change that mends it; may be empty.
+        message: what is wrong, where, what was found and what was expected.
+        hint: the command or the change that fixes it; may be empty.
     """
 
     def __init__(self, message: str, hint: str = "") -> None:
@@ -25,7 +28,7 @@ class CopeError(Exception):
         return f"{self.message}\n{self.hint}" if self.hint else self.message
 
     def __reduce__(self) -> tuple[type[CopeError], tuple[str, str]]:
-        """Survive the way back from a worker process."""
+        """Let the error be pickled: it crosses process boundaries."""
         return type(self), (self.message, self.hint)
 
 
@@ -38,7 +41,7 @@ class TooLongError(UsageError):
 
 
 class PathNotFoundError(CopeError, FileNotFoundError):
-    """A path given by the user does not exist, or holds nothing to work on."""
+    """A path does not exist, or holds nothing to work on."""
 
 
 class VideoError(CopeError, ValueError):
@@ -58,7 +61,22 @@ class CacheCorruptError(CopeError, ValueError):
 
 
 class StorageError(CopeError, OSError):
-    """Writing failed: disk full, no permission."""
+    """Writing failed: the disk is full, or the folder cannot be written to."""
+
+    @classmethod
+    def of(cls, path: Path, error: Exception, verb: str = "cannot be written") -> StorageError:
+        """Return the error of a failed write, with a hint that fits the cause."""
+        hints = {
+            errno.ENOSPC: "The disk is full: free some space and run the command again.",
+            errno.EDQUOT: "The disk quota is used up: free some space and run the command again.",
+            errno.EACCES: "You may not write there: change the permissions or choose another folder.",
+            errno.EPERM: "You may not write there: change the permissions or choose another folder.",
+            errno.EROFS: "The file system is read-only: choose another folder.",
+            errno.ENOTDIR: "A part of the path is a file: choose another folder.",
+            errno.EFBIG: "The file size limit is reached: raise it, see `ulimit -f`.",
+        }
+        number, reason = getattr(error, "errno", None), getattr(error, "strerror", None) or str(error)
+        return cls(f"{path}: {verb}: {reason}", hints.get(number or 0, "Choose another folder and run it again."))
 
 
 class DataError(CopeError, ValueError):
@@ -70,8 +88,8 @@ class CheckpointError(CopeError, ValueError):
 
 
 class WorkerDiedError(CopeError, RuntimeError):
-    """A worker process ended without an answer, for example by a crash in native code."""
+    """A worker process died, for example by a crash in native code."""
 
 
 class RanksError(CopeError, RuntimeError):
-    """Processes that train together do not find each other, or one of them is gone."""
+    """The processes of a training run cannot connect, or one of them has died."""

@@ -1,4 +1,4 @@
-"""Files written whole or not at all, and digests of them."""
+"""Atomic writes, digests and sizes of files."""
 
 from __future__ import annotations
 
@@ -35,6 +35,13 @@ def sync_file(path: Path) -> None:
         os.close(descriptor)
 
 
+def tree_bytes(path: Path) -> int:
+    """Return the size of a file, or of all files below a folder, in bytes; 0 if the path does not exist."""
+    if path.is_dir():
+        return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+    return path.stat().st_size if path.exists() else 0
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a text file in UTF-8; see `write_bytes`."""
     write_bytes(path, text.encode("utf-8"))
@@ -55,9 +62,7 @@ def write_bytes(path: Path, data: bytes) -> None:
     except OSError as error:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
-        raise StorageError(
-            f"{path}: cannot be written: {error}", "Free some space or choose another folder."
-        ) from error
+        raise StorageError.of(path, error) from error
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:

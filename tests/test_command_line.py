@@ -216,5 +216,5 @@ def test_a_missing_extra_is_named_with_the_command_that_installs_it(tmp_path):
     result = subprocess.run(command, capture_output=True, text=True)
     assert result.returncode == 1
     assert "torch is not installed" in result.stderr
-    assert "pip install 'cope_cli[models]'" in result.stderr
+    assert "pip install 'cope-cli[models]'" in result.stderr
     assert "Traceback" not in result.stderr

@@ -12,6 +12,7 @@ from cope_cli.cache.frames import check_parts
 from cope_cli.cache.store import Cache, EncodedEntry, PrimitivesEntry
 from cope_cli.cache.temporary import dead_workspaces
 from cope_cli.errors import CopeError, EntryNotFoundError, StorageError
+from cope_cli.files import tree_bytes
 
 _SUPERSEDED = "superseded: its source has changed"
 
@@ -39,14 +40,7 @@ class Removable:
                 else:
                     path.unlink(missing_ok=True)
         except OSError as error:
-            raise StorageError(f"{self.name}: cannot be removed: {error}") from error
-
-
-def tree_bytes(path: Path) -> int:
-    """Return the size of a file, or of all files below a folder."""
-    if path.is_dir():
-        return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
-    return path.stat().st_size if path.exists() else 0
+            raise StorageError.of(Path(error.filename or self.name), error, "cannot be removed") from error
 
 
 def find_removable(cache: Cache) -> list[Removable]:

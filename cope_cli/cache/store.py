@@ -19,7 +19,7 @@ from pathlib import Path, PurePath
 from cope_cli.cache.manifest import KEY_DIGITS, Manifest
 from cope_cli.cache.temporary import remove_dead_workspaces, workspace
 from cope_cli.config import DIRECT, ENCODED_SCHEMA, PRIMITIVES_SCHEMA
-from cope_cli.errors import CacheCorruptError, CopeError, EntryNotFoundError
+from cope_cli.errors import CacheCorruptError, CopeError, EntryNotFoundError, PathNotFoundError
 from cope_cli.files import sha256_file
 
 MANIFEST = "manifest.json"
@@ -125,6 +125,15 @@ class Cache:
 
     def __repr__(self) -> str:
         return f"Cache({str(self.root)!r})"
+
+    def check_exists(self) -> None:
+        """Raise PathNotFoundError if the folder is not a cache, which holds encoded videos or primitives."""
+        if not (self.encoded_folder.is_dir() or self.primitives_folder.is_dir()):
+            found = "not a cache" if self.root.is_dir() else "no such folder"
+            raise PathNotFoundError(
+                f"{self.root}: {found}: expected the folders encoded or primitives in it",
+                f"Name a cache with --cache, or make one: `cope encode VIDEOS --cache {self.root}`.",
+            )
 
     @contextlib.contextmanager
     def workspace(self) -> Iterator[Path]:

@@ -45,9 +45,7 @@ def workspace(tmp: Path) -> Iterator[Path]:
     except CopeError:
         raise
     except OSError as error:
-        raise StorageError(
-            f"{tmp}: writing failed: {error}", "Free some space, or choose another folder with --cache."
-        ) from error
+        raise StorageError.of(tmp, error) from error
 
 
 def _locked_folder(tmp: Path) -> tuple[FileLock, Path]:

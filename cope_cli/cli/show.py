@@ -1,37 +1,59 @@
-"""What a person sees: progress, tables, sizes. Results go to stdout, all else to stderr."""
+"""What a user sees: results on stdout; progress, notes and errors on stderr."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import sys
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, is_dataclass
+from enum import IntEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import typer
-from rich import box
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
-from rich.table import Table
 
 from cope_cli.errors import CopeError
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
+    from cope_cli.cli.progress import BatchProgress
     from cope_cli.stages.batch import Batch, Outcome
+
+    out: Console
+    err: Console
 
 Result = TypeVar("Result")
 
-_PIPE_WIDTH = 200  # a table in a pipe or a file is not folded to fit a screen
 
-out = Console()
-err = Console(stderr=True)
-if not out.is_terminal:
-    out = Console(width=_PIPE_WIDTH)
+class Verbosity(IntEnum):
+    """How much is printed on stderr beside errors."""
+
+    QUIET = 0
+    NORMAL = 1
+    VERBOSE = 2
+
+
+#: Set by `-q` and `-v`.
+verbosity = Verbosity.NORMAL
+#: What Ctrl-C prints; a command replaces it with what is kept and how to continue.
+interrupted: Callable[[], str] = lambda: "stopped"  # noqa: E731
+
+
+def __getattr__(name: str) -> Any:
+    """Make the consoles `out` and `err` when they are first used: `cope --help` needs no rich."""
+    if name not in ("out", "err"):
+        raise AttributeError(name)
+    from rich.console import Console
+
+    console = Console(stderr=name == "err")
+    globals()[name] = console
+    return console
 
 
 def as_bytes(size: float) -> str:
-    """Return a size as a person reads it: 1.4 MB."""
+    """Return a size as people read it, such as 1.4 MB."""
     for unit in ("B", "kB", "MB", "GB"):
         if size < 1000:
             return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
@@ -59,62 +81,77 @@ def _jsonable(value: Any) -> Any:
     raise TypeError(f"not JSON: {type(value).__name__}")
 
 
-def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], *, console: Console = out) -> None:
-    """Print a table; columns after the first are numbers, to the right."""
+def print_table(
+    title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], *, drop_first: Collection[str] = ()
+) -> None:
+    """Print a table on stdout that fits the terminal; columns after the first are aligned to the right.
+
+    Args:
+        title: printed above the table.
+        columns: the headings.
+        rows: the cells.
+        drop_first: headings of columns to leave out, in this order, while the table is too wide for the terminal.
+    """
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    rows = [list(row) for row in rows]
+    widths = [max(len(cell) for cell in cells) for cells in zip(columns, *rows, strict=True)]
+    kept = list(range(len(columns)))
+    console = Console()
+    for heading in drop_first:
+        if console.is_terminal and sum(widths[index] + 3 for index in kept) - 1 > console.width:
+            kept.remove(columns.index(heading))
+    if not console.is_terminal:  # a pipe or a file has no width to fit
+        console = Console(width=max(len(title), sum(widths[index] + 3 for index in kept)) + 2)
     table = Table(header_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
-    console.print(f"\n{title}", style="bold", highlight=False)
-    for index, column in enumerate(columns):
-        table.add_column(column, justify="left" if index == 0 else "right", overflow="fold")
+    for index in kept:
+        is_name = index == 0
+        table.add_column(columns[index], justify="left" if is_name else "right", no_wrap=is_name, overflow="fold")
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*(row[index] for index in kept))
+    console.print(f"\n{title}", style="bold", highlight=False, markup=False)
     console.print(table)
 
 
-class BatchProgress:
-    """A bar over the batch, and one inside each video that is being worked on."""
-
-    def __init__(self, progress: Progress, title: str, num_items: int) -> None:
-        self.progress = progress
-        self.overall = progress.add_task(title, total=num_items)
-        self.tasks: dict[str, TaskID] = {}
-
-    def update(self, item: str, done: float, total: float) -> None:
-        """Say how far an item is, in seconds of video."""
-        if item not in self.tasks:
-            self.tasks[item] = self.progress.add_task(f"  {Path(item).name}", total=total or None)
-        self.progress.update(self.tasks[item], completed=min(done, total) if total else done, total=total or None)
-
-    def step(self, item: str, step: int, total: int, metrics: Mapping[str, Any]) -> None:
-        """Say how far training is, with its loss."""
-        self.update(item, step, total)
-        if "loss" in metrics:
-            self.progress.update(self.tasks[item], description=f"  {item}, loss {metrics['loss']:.4f}")
-
-    def stop(self) -> None:
-        """Take the bars away for good, so that text can be printed."""
-        self.progress.stop()
-
-    def finish(self, item: str) -> None:
-        """An item is done or has failed."""
-        if item in self.tasks:
-            self.progress.remove_task(self.tasks.pop(item))
-        self.progress.advance(self.overall)
+def note(text: str) -> None:
+    """Print a line for the user on stderr, unless --quiet is given."""
+    if verbosity > Verbosity.QUIET:
+        typer.secho(text, dim=True, err=True)
 
 
-@contextmanager
-def batch_progress(title: str, num_items: int, *, is_shown: bool = True) -> Iterator[BatchProgress]:
-    """Show progress on stderr while the block runs, where stderr is a terminal."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=err, transient=True, disable=not (is_shown and err.is_terminal)) as progress:
-        yield BatchProgress(progress, title, num_items)
+def next_step(command: str) -> None:
+    """Name the command that usually comes next."""
+    note(f"next: {command}")
+
+
+def settings(title: str, values: Mapping[str, Any]) -> None:
+    """Print what the settings resolved to, if --verbose is given."""
+    if verbosity == Verbosity.VERBOSE:
+        for name, value in values.items():
+            note(f"{title}: {name} = {value}")
+
+
+def batch_progress(title: str, num_items: int, *, is_shown: bool = True) -> AbstractContextManager[BatchProgress]:
+    """Show progress on stderr while the block runs; see `cli.progress`."""
+    from cope_cli.cli.progress import show_progress
+
+    return show_progress(title, num_items, is_shown=is_shown and verbosity > Verbosity.QUIET)
 
 
 def run_batch(title: str, batch: Batch[Result]) -> list[Outcome[Result]]:
-    """Run a batch under a progress bar; returns its outcomes, failed paths first, then in the order of its items."""
+    """Run a batch and show its progress.
+
+    Returns:
+        The outcomes: those of paths that failed before the work began, then those of the items, in order.
+    """
+    global interrupted
+    interrupted = lambda: "stopped; finished videos are kept, run the same command to continue"  # noqa: E731
     found = {}
     with batch_progress(title, len(batch.items) + len(batch.errors)) as progress:
         for outcome in batch.run(progress.update):
-            progress.finish(outcome.item)
+            progress.finish(outcome.item, is_failed=outcome.error is not None)
             found[outcome.item] = outcome
     return [found[item] for item in (*batch.errors, *batch.items)]
 
@@ -126,26 +163,36 @@ def finish(
     outcomes: Sequence[Outcome[Any]],
     *,
     as_json: bool,
+    drop_first: Collection[str] = (),
 ) -> None:
-    """Print a batch's results, then what failed; exits with 1 if anything did."""
+    """Print a batch's results, then its failures; exit with 1 if there are any."""
     if as_json:
         print_json(outcomes)
     elif rows:
-        print_table(title, columns, rows)
+        print_table(title, columns, rows, drop_first=drop_first)
     fail_with([error for outcome in outcomes if (error := outcome.error) is not None], len(outcomes))
 
 
 def fail_with(errors: Sequence[CopeError], num_items: int = 0) -> None:
-    """Print what failed, if anything did, and exit with 1."""
+    """Print the failures, if there are any, and exit with 1."""
     if errors:
-        err.print(f"{len(errors)}{f' of {num_items}' if num_items else ''} failed:", style="bold red")
+        typer.secho(f"{len(errors)}{f' of {num_items}' if num_items else ''} failed:", fg="red", bold=True, err=True)
         for error in errors:
-            print_error(error)
+            print_error(error, indent="  ")
         raise typer.Exit(1)
 
 
-def print_error(error: CopeError) -> None:
-    """Print an error and how to go on."""
-    err.print(f"  {error.message}", style="red", markup=False, highlight=False, soft_wrap=True)
+def print_error(error: CopeError, *, indent: str = "") -> None:
+    """Print an error and its hint."""
+    prefix = indent or "error: "
+    typer.secho(f"{prefix}{error.message}", fg="red", err=True)
     if error.hint:
-        err.print(f"    -> {error.hint}", markup=False, highlight=False, soft_wrap=True)
+        typer.echo(f"{indent}  -> {error.hint}", err=True)
+
+
+def complain(error: CopeError) -> None:
+    """Print the error that ends a command: on stdout as JSON if the command was to print JSON."""
+    if "--json" in sys.argv:
+        print_json({"error": error})
+    else:
+        print_error(error)

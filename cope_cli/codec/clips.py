@@ -65,8 +65,7 @@ def write_h264(frames: Iterable[NDArray[np.uint8]], path: Path, *, fps: int, crf
         sync_file(temporary)
         temporary.replace(path)
     except OSError as error:
-        hint = "Free some space or choose another folder."
-        raise StorageError(f"{path}: cannot be written: {error}", hint) from error
+        raise StorageError.of(path, error) from error
     finally:
         with contextlib.suppress(OSError):  # what went wrong first is what the caller must hear
             temporary.unlink(missing_ok=True)

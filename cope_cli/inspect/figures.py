@@ -159,4 +159,4 @@ def _write_png(path: Path, image: Image.Image) -> None:
         temporary.write_bytes(buffer.getvalue())
         temporary.replace(path)
     except OSError as error:
-        raise StorageError(f"{path}: cannot be written: {error}", "Choose another folder with --out.") from error
+        raise StorageError.of(path, error) from error

@@ -201,7 +201,7 @@ def _commit(cache: Cache, video: Path, manifest: Manifest, name: str, *, force: 
         video.replace(target)
         written.replace(manifest_path)
     except OSError as error:
-        raise StorageError(f"{target}: cannot be written: {error}", "Free some space and run it again.") from error
+        raise StorageError.of(target, error) from error
 
 
 def encode_batch(

@@ -17,6 +17,7 @@ from cope_cli.codec.gop import Slot
 from cope_cli.codec.primitives import extract_slots
 from cope_cli.config import PRIMITIVES_SCHEMA, ExtractConfig
 from cope_cli.errors import CopeError, EntryNotFoundError
+from cope_cli.files import tree_bytes
 from cope_cli.stages.batch import Batch, default_workers, run_parts, wide_items
 from cope_cli.stages.entries import EntryPlan, finished_entry, write_entry
 from cope_cli.stages.frames import FramesRequest, ensure_frames, slots_of_entry
@@ -38,7 +39,7 @@ class ExtractRecord:
         is_new: False if a finished entry was found.
         num_slots: slots S.
         num_iframe_slots: of them I-frame slots.
-        size_bytes: size of motion, residual, grid frames and tables.
+        size_bytes: size on disk, RGB slots included.
         num_frames_added: RGB pictures stored in this call.
         way: "re-encoded" or "direct".
     """
@@ -62,7 +63,7 @@ class ExtractRecord:
             is_new=is_new,
             num_slots=info["num_slots"],
             num_iframe_slots=info["num_iframe_slots"],
-            size_bytes=sum(record.size_bytes for record in entry.manifest.files.values()),
+            size_bytes=tree_bytes(entry.folder),
             num_frames_added=num_frames_added,
             way=entry.way,
         )

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from cope_cli.cache.frames import Frames, parts_folder
 from cope_cli.cache.primitives import Primitives
-from cope_cli.cache.prune import tree_bytes
 from cope_cli.cache.store import Cache, PrimitivesEntry
+from cope_cli.files import tree_bytes
 from cope_cli.model.sizes.geometry import Geometry
 
 

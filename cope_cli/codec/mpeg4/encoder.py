@@ -93,7 +93,7 @@ class Encoder:
         try:
             yield
         except (av.error.FFmpegError, OSError) as error:
-            raise StorageError(f"{self.path}: writing failed: {error}", "Is the disk full?") from error
+            raise StorageError.of(self.path, error) from error
 
     def write(self, picture: av.VideoFrame) -> None:
         """Encode the next picture."""

@@ -71,10 +71,10 @@ def longest_patch_px(motion: NDArray[np.int16]) -> float:
 def with_arrows(base: Image.Image, motion: NDArray[np.int16], size: FrameSize, gain: int = 1) -> Image.Image:
     """Draw a motion field over a picture: one arrow per patch of `PATCH_PX` grid points, its mean displacement.
 
-    An arrow leads from where the patch was in the slot before to where it is now; a patch that stayed is a dot.
+    An arrow leads from where the patch was in the previous slot to where it is now; a patch that stayed is a dot.
 
     Args:
-        base: the picture of the slot before.
+        base: the picture of the previous slot.
         motion: (2, G, G) int16, half-pixels.
         size: the picture size that the half-pixels refer to.
         gain: how many times as long to draw them.

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True, kw_only=True)
 class SlotEnergy:
-    """What happened between a P-frame slot and the slot before it.
+    """What happened between the previous slot and a P-frame slot.
 
     Attributes:
         motion_mean_px: mean length of the displacement over all grid points, in pixels of the encoded stream.

@@ -96,7 +96,7 @@ def figure_panels(primitives: Primitives, pictures: SlotPictures) -> dict[str, P
 
 
 def contact_sheet(primitives: Primitives, slot: int) -> Image.Image:
-    """Return a sheet of the GOP around a slot: each slot's frame, its vectors over the slot before, its residual."""
+    """Return a sheet of the GOP around a slot: each slot's frame, its vectors over the previous slot, its residual."""
     table = primitives.slots
     members = np.flatnonzero(table.gop == table.gop[slot])
     first = int(np.clip(slot - SHEET_SLOTS // 2, members[0], max(members[0], members[-1] + 1 - SHEET_SLOTS)))
@@ -115,7 +115,7 @@ def contact_sheet(primitives: Primitives, slot: int) -> Image.Image:
     ]
     part = "" if len(shown) == len(members) else f", slots {shown[0]} to {shown[-1]} of {members[0]} to {members[-1]}"
     title = (
-        f"{primitives.name}: GOP {table.gop[slot]}{part}. Frame; vectors over the slot before{_drawn(gain)}; residual"
+        f"{primitives.name}: GOP {table.gop[slot]}{part}. Frame; vectors over the previous slot{_drawn(gain)}; residual"
     )
     return join_panels(panels, columns=_SHEET_COLUMNS, title=title, text_px=13)
 

@@ -106,7 +106,7 @@ def _document(primitives: Primitives, plans: Sequence[TokenPlan], notes: Sequenc
     way = f" · direct from {manifest.info['codec']}" if primitives.entry.is_direct else ""
     gops = f"{num_gops} GOP" if num_gops == 1 else f"{num_gops} GOPs"
     about = (
-        f"{size} px · {slots.seconds[-1]:.1f} s to its last slot · {len(slots)} slots in {gops} · "
+        f"{size} px · {slots.seconds[-1]:.1f} s · {len(slots)} slots in {gops} · "
         f"fusion window {window} · grid {primitives.grid_px} x {primitives.grid_px}{way}"
     )
     plan_note = (

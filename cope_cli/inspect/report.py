@@ -13,7 +13,7 @@ from cope_cli.errors import UsageError
 from cope_cli.inspect.entry import find_entry
 from cope_cli.inspect.figures import check_slot, write_figures
 from cope_cli.inspect.page import write_page
-from cope_cli.inspect.slots import KEYFRAMES, MAX_SLOTS, SlotRow, liveliest_slot, plans_of, slot_range, slot_rows
+from cope_cli.inspect.slots import KEYFRAMES, MAX_SLOTS, SlotRow, plans_of, slot_range, slot_rows, typical_slot
 from cope_cli.model.token_plan import TokenPlan
 
 
@@ -138,7 +138,7 @@ def inspect_video(
     about_range = [note] if note and config.has_page else []
     plans = plans_of(primitives)
     rows = slot_rows(primitives, shown, plans, partial(on_progress, "slots"))
-    slot = liveliest_slot(rows) if config.slot is None else config.slot
+    slot = typical_slot(rows) if config.slot is None else config.slot
     target, files = folder / primitives.name, []
     if config.has_pictures:
         files += write_figures(primitives, slot, target)

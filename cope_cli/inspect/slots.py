@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -35,7 +36,7 @@ class SlotRow:
         window_frames: length of its own window, in frames of the encoded stream, where windows are adaptive; None for
             an I-frame slot, and where all windows are of one length.
         tokens: what it costs at each of `KEYFRAMES`; 0 where its GOP is not shown.
-        energy: what happened since the slot before; None for an I-frame slot.
+        energy: what happened since the previous slot; None for an I-frame slot.
     """
 
     slot: int
@@ -55,10 +56,10 @@ class SlotPictures:
     Attributes:
         slot: its index.
         frame: (G, G, 3) uint8, what Eq. 1 gives back.
-        previous: (G, G, 3) uint8, the frame of the slot before.
+        previous: (G, G, 3) uint8, the frame of the previous slot.
         motion: (2, G, G) int16, half-pixels of the encoded stream.
         residual: (G, G, 3) int16.
-        compensated: (G, G, 3) uint8, the slot before moved by `motion`: the frame minus the residual.
+        compensated: (G, G, 3) uint8, the previous slot moved by `motion`: the frame minus the residual.
     """
 
     slot: int
@@ -176,10 +177,16 @@ def slot_pictures(primitives: Primitives, slots: range) -> Iterator[SlotPictures
         previous = frame
 
 
-def liveliest_slot(rows: Sequence[SlotRow]) -> int:
-    """Return the P-frame slot of the largest mean motion, then of the largest residual; an I-frame slot if none."""
+def typical_slot(rows: Sequence[SlotRow]) -> int:
+    """Return the slot that shows best what motion explains: the most motion at an ordinary residual.
 
-    def liveliness(row: SlotRow) -> tuple[float, float]:
-        return (row.energy.motion_mean_px, row.energy.residual_mean_levels) if row.energy else (-1.0, 0.0)
-
-    return max(rows, key=liveliness).slot
+    At a cut the vectors are long and mean nothing, and the residual is far above the median: such slots do not count.
+    Without a P-frame slot, it is the first I-frame slot.
+    """
+    energies = [(row.slot, row.energy) for row in rows if row.energy is not None]
+    moving = [energy.residual_mean_levels for _, energy in energies if energy.moved_share > 0]
+    limit = 2 * float(np.median(moving)) if moving else math.inf
+    ordinary = [(slot, energy) for slot, energy in energies if energy.residual_mean_levels <= limit]
+    if not ordinary:
+        return rows[0].slot
+    return max(ordinary, key=lambda found: (found[1].motion_mean_px, found[1].residual_mean_levels))[0]

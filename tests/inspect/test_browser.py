@@ -99,7 +99,7 @@ def test_the_page_opens_at_its_slot_and_says_nothing_to_the_console(window):
     assert window.summary.startswith(
         "Slot 4 of 0 to 4, 2.00 s, frame 60, GOP 0: P-frame, 10 tokens (Delta) at K = 1; motion"
     )
-    assert window.panels == ["frame", "vectors", "residual", "reconstruction"]
+    assert window.panels == ["vectors", "residual", "compensated", "result"]
     assert window.js("return document.querySelectorAll('img').length") == 4
     assert window.js("return [...document.images].every(image => image.complete && image.naturalWidth === 224)")
     assert window.complaints == []
@@ -173,7 +173,7 @@ def test_a_click_on_the_timeline_goes_there(window):
 
 @pytest.mark.parametrize("by", ["key", "click", "space"])
 def test_toggles_hide_and_show_their_picture(window, keys, by):
-    names = ["frame", "vectors", "residual", "reconstruction"]
+    names = ["vectors", "residual", "compensated", "result"]
     for number, name in enumerate(names, start=1):
         for is_shown in (False, True):
             if by == "key":
@@ -188,7 +188,7 @@ def test_toggles_hide_and_show_their_picture(window, keys, by):
     assert window.complaints == []
 
 
-def test_vectors_are_drawn_over_the_slot_before(window, keys):
+def test_vectors_are_drawn_over_the_previous_slot(window, keys):
     count = """
         const canvas = document.querySelector('canvas');
         const pixels = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data;
@@ -201,14 +201,22 @@ def test_vectors_are_drawn_over_the_slot_before(window, keys):
     frame = "return document.querySelector('#panel-{} img').src"
     vectors_over = window.js(frame.format("vectors"))
     window.press(keys.ARROW_LEFT)
-    assert window.js(frame.format("frame")) == vectors_over
+    assert window.js(frame.format("result")) == vectors_over
 
 
-def test_an_iframe_says_that_it_has_no_vectors(window, keys):
+def test_an_iframe_takes_the_room_of_the_four_pictures(window, keys):
+    width = "return document.querySelector('#panel-result .stage').offsetWidth"
+    narrow = window.js(width)
     window.press(keys.HOME)
-    texts = window.js("return [...document.querySelectorAll('.stage p')].map(p => p.offsetHeight ? p.textContent : '')")
-    assert texts == ["", *["I-frame: stored whole"] * 3]
+    assert window.panels == ["result"]
+    assert window.js("return document.querySelector('#panel-result b').textContent") == "I-frame"
+    assert window.js(width) > 1.9 * narrow
     assert "I-frame, 210 tokens (RGB)" in window.summary
+
+
+def test_the_time_axis_is_in_seconds_and_in_step_with_the_slots(window):
+    ticks = "return [...document.querySelectorAll('#axis span')].map(t => [t.textContent, t.style.left])"
+    assert window.js(ticks) == [["0 s", "0%"], ["0.5 s", "20%"], ["1 s", "40%"], ["1.5 s", "60%"], ["2 s", "80%"]]
 
 
 def test_an_adaptive_slot_says_how_long_its_window_is(chromium, filled_cache, tmp_path):

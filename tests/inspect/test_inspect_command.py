@@ -42,7 +42,7 @@ def test_five_pictures_of_a_slot_a_figure_and_a_sheet(inspect, shared_cache, tmp
     assert str(folder / "slot-0005.png") in result.stdout
 
 
-def test_without_a_slot_the_liveliest_is_drawn(inspect, shared_cache, tmp_path):
+def test_without_a_slot_a_typical_one_is_drawn(inspect, shared_cache, tmp_path):
     record = json.loads(inspect("--json").stdout)
     moved = {row["slot"]: row["energy"]["motion_mean_px"] for row in record["rows"] if row["energy"]}
     assert record["slot"] == max(moved, key=moved.get)

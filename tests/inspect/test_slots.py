@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -9,7 +11,7 @@ from cope_cli.cache.primitives import Primitives
 from cope_cli.codec.fusion import warp
 from cope_cli.errors import UsageError
 from cope_cli.inspect.entry import find_entry
-from cope_cli.inspect.slots import liveliest_slot, plans_of, slot_pictures, slot_range, slot_rows
+from cope_cli.inspect.slots import plans_of, slot_pictures, slot_range, slot_rows, typical_slot
 
 
 @pytest.fixture(scope="module")
@@ -92,8 +94,16 @@ def test_no_slot_between_two_times_says_where_they_are(primitives, times):
         slot_range(primitives, from_seconds=times[0], to_seconds=times[1], max_slots=None)
 
 
-def test_the_liveliest_slot_is_a_p_slot_with_the_most_motion(primitives):
+def test_the_typical_slot_has_the_most_motion_and_is_no_cut(primitives):
     rows = slot_rows(primitives, range(8), plans_of(primitives))
-    chosen = rows[liveliest_slot(rows)]
+    moving = next(row for row in rows if row.energy)
+    cut = replace(
+        moving,
+        slot=9,
+        energy=replace(
+            moving.energy, motion_mean_px=99.0, residual_mean_levels=3 * moving.energy.residual_mean_levels + 20
+        ),
+    )
+    chosen = rows[typical_slot([*rows, cut])]
     assert chosen.energy.motion_mean_px == max(row.energy.motion_mean_px for row in rows if row.energy)
-    assert liveliest_slot(rows[:1]) == 0
+    assert typical_slot(rows[:1]) == 0

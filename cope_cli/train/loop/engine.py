@@ -31,7 +31,7 @@ from cope_cli.train.loop.callbacks import LogWithCheckpoints, TimeOptimizer
 from cope_cli.train.loop.clock import StepClock
 from cope_cli.train.loop.muon import MuonAdamW, is_hidden_matrix
 from cope_cli.train.loop.order import EpochLoader, RankBatches
-from cope_cli.train.loop.plot import draw_loss
+from cope_cli.train.loop.plot import LOSS_UNITS, draw_loss
 from cope_cli.train.loop.ranks import Ranks
 from cope_cli.train.loop.setup import LeftOut, OnProgress
 from cope_cli.train.loop.sharding import (
@@ -270,8 +270,13 @@ class CopeTrainer(Trainer):
 
     def _note_checkpoint(self, step: int) -> None:
         self.run.set_running(step)
-        draw_loss(self.run.metrics(), self.run.path / "loss.png")
+        self._draw_loss()
         self.run.remove_old_checkpoints(self.args.save_total_limit)
+
+    def _draw_loss(self) -> None:
+        title = f"{self.run.kind}: {self.run.path.name}"
+        unit = LOSS_UNITS.get(self.run.kind, "loss")
+        draw_loss(self.run.metrics(), self.run.path / "loss.png", title=title, unit=unit)
 
     def save_result(self, on_trained: Callable[[], None] = lambda: None) -> None:
         """Write what was trained and say that the run is finished; `on_trained` is called on rank 0 in between."""
@@ -280,7 +285,7 @@ class CopeTrainer(Trainer):
 
         def write() -> None:
             self.recipe.save(model, self.run.result, state)
-            draw_loss(self.run.metrics(), self.run.path / "loss.png")
+            self._draw_loss()
             on_trained()
             self.run.set_finished(self.state.global_step)
 

@@ -12,7 +12,7 @@ FUZZ_NUM ?= 1000
 KILLS ?= 260
 TINY ?= .tiny
 
-.PHONY: install install-dev demo tiny test test-all fuzz kill-sweep lint format docs clean
+.PHONY: install install-dev demo tiny test test-all test-versions test-wheel fuzz kill-sweep lint format docs clean
 
 install: $(VENV)/.installed
 install-dev: $(VENV)/.installed-dev
@@ -46,6 +46,26 @@ test: install-dev lint
 test-all: install-dev lint
 	$(BIN)/python -m pytest -n $(JOBS)
 
+# The data stages need no torch: their tests run wherever these interpreters are.
+PYTHONS ?= python3.12 python3.13
+DATA_TESTS := tests/codec tests/cache tests/stages
+test-versions:
+	@for python in $(PYTHONS); do \
+		if ! $$python --version >/dev/null 2>&1; then echo "$$python: not installed, skipped"; continue; fi; \
+		$$python -m venv .venv-$$python && .venv-$$python/bin/python -m pip install --quiet --constraint constraints.txt \
+			--editable . pytest pytest-xdist hypothesis && \
+		.venv-$$python/bin/python -m pytest -n $(JOBS) -m "not slow" $(DATA_TESTS) || exit 1; \
+	done
+
+# The built wheel alone, in a fresh environment: renders a clip and answers a question about it.
+test-wheel:
+	rm -rf .wheel && mkdir .wheel
+	$(PYTHON) -m venv .wheel/venv
+	.wheel/venv/bin/python -m pip wheel --quiet --no-deps --wheel-dir .wheel .
+	.wheel/venv/bin/python -m pip install --quiet --constraint constraints.txt "$$(ls .wheel/*.whl)[models]"
+	cd .wheel && venv/bin/cope scenes --out clips && \
+		venv/bin/cope ask clips/tiny_right_then_down.mp4 "what happened?" --model cope-tiny
+
 fuzz: install-dev
 	OMP_NUM_THREADS=1 $(BIN)/python tools/fuzz.py sample_videos --out .fuzz --num $(FUZZ_NUM)
 
@@ -68,5 +88,5 @@ docs: install-dev
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
 
 clean:
-	rm -rf $(VENV) $(DEMO) build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .fuzz .kill_sweep
+	rm -rf $(VENV) .venv-* .wheel $(DEMO) build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .fuzz .kill_sweep
 	find cope_cli tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -6,7 +6,7 @@ if TYPE_CHECKING:
     from cope_cli.ask.videolm import CopeVideoLM
 
 __all__ = ["CopeVideoLM"]
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 
 def __getattr__(name: str) -> Any:

@@ -1,4 +1,4 @@
-"""Draws the pictures of docs/inspect.md again, from a sample clip: `python tools/inspect_images.py`.
+"""Draws the pictures of README and docs/inspect.md from a sample clip: `python tools/inspect_images.py`.
 
 Needs the programs chromium and chromedriver for the page. Colours are reduced so that the pictures stay small.
 """
@@ -15,8 +15,12 @@ from PIL import Image
 from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
 
+from cope_cli.cache.primitives import Primitives
 from cope_cli.cache.store import Cache
+from cope_cli.inspect.draw import join_panels
+from cope_cli.inspect.figures import figure_panels
 from cope_cli.inspect.report import InspectConfig, inspect_video
+from cope_cli.inspect.slots import slot_pictures
 
 ROOT = Path(__file__).parents[1]
 CLIP = ROOT / "sample_videos" / "two_shapes_race.mp4"
@@ -60,9 +64,17 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         config = InspectConfig(slot=SLOT, has_page=True)
-        figure, sheet, *_, page = inspect_video(str(CLIP), Cache(folder / "cache"), folder, config).files
+        cache = Cache(folder / "cache")
+        record = inspect_video(str(CLIP), cache, folder, config)
+        sheet, page = record.files[1], record.files[-1]
+        entry = cache.primitives_entry(record.entry)
+        assert entry is not None
+        primitives = Primitives(entry)
+        (pictures,) = slot_pictures(primitives, range(SLOT, SLOT + 1))
+        panels = list(figure_panels(primitives, pictures).values())
+        figure = join_panels(panels, columns=3, text_px=30)  # two rows, to be read on a phone too
         images = {
-            "inspect-figure": reduced(Image.open(figure), 1200, 64),
+            "figure-5": reduced(figure, 1000, 64),
             "inspect-gop": reduced(Image.open(sheet), 960, 64),
             "inspect-page": reduced(photograph(page, 1000, 1180, "light"), 600, 64),
             "inspect-phone": reduced(photograph(page, 390, 844, "dark"), 280, 64),

@@ -14,8 +14,8 @@ from pathlib import Path
 
 from benchmarks.coding import StreamCoding, read_coding
 from benchmarks.warp import warp_errors
+from cope_cli.ask.config import AskConfig, Way
 from cope_cli.ask.questions import answer_questions
-from cope_cli.ask.settings import AskConfig
 from cope_cli.cache.primitives import Primitives
 from cope_cli.cache.store import Cache
 from cope_cli.config import DirectConfig, EncodeConfig, ExtractConfig
@@ -290,7 +290,7 @@ def _answers(
 
 def _count_right(asked: Asked, encode: EncodeConfig | None) -> tuple[int, int]:
     """Ask all questions; returns how many answers can be judged, and how many are right."""
-    config = replace(asked.config, way="direct" if encode is None else "reencode")
+    config = replace(asked.config, way=Way.DIRECT if encode is None else Way.REENCODE)
     with tempfile.TemporaryDirectory(prefix="cope-bench-") as folder:
         root = Path(folder)
         record = answer_questions(

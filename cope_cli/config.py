@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from cope_cli.errors import UsageError
+from cope_cli.options import Check, Panel, between, check_options, option
 
 #: Version of the encoded files' layout; part of their fingerprint.
 ENCODED_SCHEMA = 1
@@ -21,11 +22,8 @@ DIRECT = "direct"
 
 #: The grid must divide into the Delta-encoder's patches of this many grid points.
 PATCH_PX = 16
-
-
-def _check_range(flag: str, value: int, low: int, high: int, unit: str) -> None:
-    if not low <= value <= high:
-        raise UsageError(f"{flag} {value}: expected {low} to {high} {unit}")
+#: The default fusion window s: a second at 30 FPS.
+FUSION_FRAMES = 30
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,28 +31,42 @@ class EncodeConfig:
     """How a source video is re-encoded to MPEG-4 Part 2 (paper 4.1; SPEC section 3).
 
     Attributes:
-        fps: constant frame rate of the encoded stream, frames per second.
-        gop_frames: distance between I-frames, frames.
-        short_side_px: the shorter side is scaled down to at most this; 0 keeps the source's size.
-        quality: constant quantiser, 2 (best) to 31 (smallest).
-        stream: which video stream of the file, counted from 0.
         four_vectors: let the encoder give a macroblock four vectors, one per block of 8 pixels (4MV).
     """
 
-    fps: int = 30
-    gop_frames: int = 240
-    short_side_px: int = 384
-    quality: int = 4
-    stream: int = 0
+    fps: int = option(
+        30,
+        help="Constant frame rate, in frames per second.",
+        check=between(1, 240, "frames per second"),
+        panel=Panel.DATA,
+    )
+    gop_frames: int = option(
+        240,
+        flag="--gop",
+        help="Frames from one I-frame to the next.",
+        check=between(1, 600, "frames (the encoder's limit)"),
+        panel=Panel.DATA,
+    )
+    short_side_px: int = option(
+        384,
+        flag="--short-side",
+        help="Scale the shorter side down to at most this many pixels; 0: keep the source's size.",
+        check=Check(lambda value: value == 0 or 16 <= value <= 4096, "16 to 4096 pixels, or 0 for the source's size"),
+        panel=Panel.DATA,
+    )
+    quality: int = option(
+        4, help="Constant quantiser, 2 (best) to 31 (smallest).", check=between(2, 31, "(2 is best)"), panel=Panel.DATA
+    )
+    stream: int = option(
+        0,
+        help="Number of the video stream in the file, counted from 0.",
+        check=between(0, 255, "(counted from 0)"),
+        panel=Panel.DATA,
+    )
     four_vectors: bool = False
 
     def __post_init__(self) -> None:
-        _check_range("--fps", self.fps, 1, 240, "frames per second")
-        _check_range("--gop", self.gop_frames, 1, 600, "frames (the encoder's limit)")
-        if self.short_side_px != 0:
-            _check_range("--short-side", self.short_side_px, 16, 4096, "pixels, or 0 for the source's size")
-        _check_range("--quality", self.quality, 2, 31, "(2 is best)")
-        _check_range("--stream", self.stream, 0, 255, "(counted from 0)")
+        check_options(self)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as JSON values; `four_vectors` only where set, as entries without it were named before."""
@@ -64,28 +76,53 @@ class EncodeConfig:
         return values
 
 
+def parse_fusion(text: str) -> dict[str, Any]:
+    """Read the value of `--fusion`: frames, `auto`, or `auto:N`; returns the fields `fusion_frames` and `adaptive`.
+
+    Raises:
+        UsageError: it is none of these.
+    """
+    name, _, frames = text.partition(":")
+    if text.isdecimal():
+        return {"fusion_frames": int(text), "adaptive": False}
+    if name != "auto" or (frames and not frames.isdecimal()) or text.endswith(":"):
+        raise UsageError(f"--fusion {text}: expected a number of frames, auto, or auto:N")
+    return {"fusion_frames": int(frames) if frames else FUSION_FRAMES, "adaptive": True}
+
+
 @dataclass(frozen=True, kw_only=True)
 class ExtractConfig:
     """How an encoded stream becomes fused primitives (paper 3.1).
 
     Attributes:
-        fusion_frames: the fusion window s, in frames; 30 gives one slot a second at 30 FPS.
-        grid_px: side G of the square grid on which motion and residual are stored.
-        keep_tail: make the video's last frame a slot too, of a window shorter than s.
         adaptive: close a window when as much has happened as in s average frames, after s / 4 to 3 s frames
-            (`codec.adaptive`).
+            (`codec.mpeg4.adaptive`).
     """
 
-    fusion_frames: int = 30
-    grid_px: int = 224
-    keep_tail: bool = False
+    fusion_frames: int = option(
+        FUSION_FRAMES,
+        flag="--fusion",
+        help="Fusion window s: frames that are fused into one slot; with --direct in units of 1/30 s. auto, or auto:N: "
+        "until as much has happened as in 30, or N, average frames.",
+        check=between(1, 600, "frames"),
+        parse=parse_fusion,
+        text_default=str(FUSION_FRAMES),
+        panel=Panel.DATA,
+    )
+    grid_px: int = option(
+        224,
+        flag="--grid",
+        help="Side of the grid that motion and residual are stored on.",
+        check=between(PATCH_PX, 1024, "grid points"),
+        panel=Panel.DATA,
+    )
+    keep_tail: bool = option(False, help="Make the last frame a slot too, of a shorter window.", panel=Panel.DATA)
     adaptive: bool = False
 
     def __post_init__(self) -> None:
-        _check_range("--fusion", self.fusion_frames, 1, 600, "frames")
-        if self.adaptive:
-            _check_range("--fusion auto", self.fusion_frames, 4, 200, "average frames")
-        _check_range("--grid", self.grid_px, PATCH_PX, 1024, "grid points")
+        check_options(self)
+        if self.adaptive and not 4 <= self.fusion_frames <= 200:
+            raise UsageError(f"--fusion auto:{self.fusion_frames}: expected 4 to 200 average frames")
         if self.grid_px % PATCH_PX:
             raise UsageError(f"--grid {self.grid_px}: expected a multiple of {PATCH_PX}, the Delta-encoder's patch")
 
@@ -122,20 +159,6 @@ class ExtractConfig:
         return cls(**{field.name: values[field.name] for field in fields(cls) if field.name in values})
 
 
-def parse_fusion(text: str) -> tuple[int, bool]:
-    """Read the value of `--fusion`: frames, `auto`, or `auto:N`; returns the frames and whether windows are adaptive.
-
-    Raises:
-        UsageError: it is none of these.
-    """
-    name, _, frames = text.partition(":")
-    if text.isdecimal():
-        return int(text), False
-    if name != "auto" or (frames and not frames.isdecimal()) or text.endswith(":"):
-        raise UsageError(f"--fusion {text}: expected a number of frames, auto, or auto:N")
-    return int(frames) if frames else ExtractConfig().fusion_frames, True
-
-
 #: The frame rate of the encoded stream by default, in which windows are counted: 30 frames are a second.
 WINDOW_FPS = 30
 
@@ -155,8 +178,9 @@ class DirectConfig:
     stream: int = 0
 
     def __post_init__(self) -> None:
-        _check_range("--stream", self.stream, 0, 255, "(counted from 0)")
-        _check_range("--gop", self.gop_frames, 1, 6000, "frames")
+        for flag, value, low, high in (("--stream", self.stream, 0, 255), ("--gop", self.gop_frames, 1, 6000)):
+            if not low <= value <= high:
+                raise UsageError(f"{flag} {value}: expected {low} to {high}")
         if self.extract.adaptive:
             raise UsageError("--direct --fusion auto: adaptive windows are for encoded videos")
 
@@ -179,3 +203,28 @@ class DirectConfig:
     def from_dict(cls, values: Mapping[str, Any]) -> DirectConfig:
         """Read them back from a manifest."""
         return cls(extract=ExtractConfig.from_dict(values), gop_frames=values["gop_frames"], stream=values["stream"])
+
+
+@dataclass(frozen=True, kw_only=True)
+class FramesConfig:
+    """Which slots are stored as RGB beside the primitives, and how large."""
+
+    store_frames: str = option(
+        "4",
+        help="RGB slots to store: those of K keyframes per GOP, all, or none.",
+        check=Check(
+            lambda value: value in ("all", "none") or (value.isdecimal() and int(value) > 0),
+            "a number of keyframes per GOP (at least 1), all or none",
+        ),
+        panel=Panel.DATA,
+    )
+    frame_size_px: int = option(
+        384,
+        flag="--frame-size",
+        help="Side of the RGB slots in pixels: the vision encoder's input size.",
+        check=between(16, 2048, "pixels"),
+        panel=Panel.DATA,
+    )
+
+    def __post_init__(self) -> None:
+        check_options(self)

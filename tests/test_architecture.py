@@ -12,11 +12,21 @@ import cope_cli
 
 ROOT = Path(cope_cli.__file__).parent
 LAYERS = [
-    *("errors", "files", "config", "codec", "cache", "model", "data", "stages"),
-    *("runs", "world", "train", "ask", "evaluate", "inspect", "cli"),
+    *("errors", "files", "options", "config", "codec", "cache", "model", "data", "stages"),
+    *("runs", "train", "ask", "evaluate", "inspect", "world", "cli"),
 ]
 MODULES = sorted(path for path in ROOT.rglob("*.py") if path.name != "__main__.py")
-PURE = ["config", "codec/gop", "model/token_plan", "errors"]
+PURE = [
+    "config",
+    "options",
+    "ask/config",
+    "evaluate/config",
+    "inspect/config",
+    "train/config",
+    "codec/gop",
+    "model/token_plan",
+    "errors",
+]
 CLI_ONLY = {"typer", "rich", "tqdm"}
 
 
@@ -51,6 +61,11 @@ def test_imports_only_lower_layers(path):
         other = layer(module)
         if other is not None and other != own:
             assert LAYERS.index(other) < LAYERS.index(own), f"{name(path)} imports {module}, which is not below it"
+
+
+def test_only_the_command_line_imports_the_rendered_world():
+    users = {layer(name(path)) for path in MODULES if any(layer(module) == "world" for module in imports(path))}
+    assert users == {"world", "cli"}
 
 
 def test_every_module_has_a_layer():

@@ -5,23 +5,30 @@ from __future__ import annotations
 import json
 import os
 import resource
+import shlex
+import shutil
+import signal
 import subprocess
 import sys
+from dataclasses import MISSING, dataclass
 from pathlib import Path
 
 import pytest
+import typer
 from typer.main import get_command
 from typer.testing import CliRunner
 
-from cope_cli.ask.settings import AskConfig
+from cope_cli.ask.config import AskConfig, ModelConfig
 from cope_cli.cli.main import app
-from cope_cli.config import EncodeConfig, ExtractConfig
+from cope_cli.cli.options import command as add_command
+from cope_cli.config import EncodeConfig, ExtractConfig, FramesConfig
+from cope_cli.evaluate.config import AblationConfig, AccuracyConfig, RetrievalConfig, TtftConfig
+from cope_cli.inspect.config import InspectConfig
+from cope_cli.options import Panel, flag_of, option, options_of
 from cope_cli.train.config import FinetuneConfig, PretrainConfig
-from cope_cli.world.groups import WorldConfig
+from cope_cli.world.config import WorldConfig
 
 SAMPLES = Path(__file__).parents[1] / "sample_videos"
-#: Options whose names are shorter than the settings they set.
-TRAIN_NAMES = {"fusion": "fusion_frames", "grid": "grid_px", "lr": "learning_rate", "warmup": "warmup_steps"}
 HEAVY = ("torch", "av", "zarr", "numba", "transformers", "numpy", "matplotlib")
 
 
@@ -79,8 +86,14 @@ def test_help_takes_less_than_half_a_second_of_cpu():
         ("scenes", "--out", "x", "--num", "8", "--split", "rest"),
         ("extract", "--store-frames", "some"),
         ("bench",),
-        ("bench", "--tokens", "--warp"),
-        ("bench", "--extract"),
+        ("bench", "--tokens", "--ttft"),
+        ("bench", "--accuracy", "cope-tiny"),
+        ("bench", "--tokens", "video.mp4"),
+        ("bench", "--tokens", "--grid", "112"),
+        ("bench", "--ttft", "--data", "qa.json"),
+        ("bench", "--retrieval", "run", "--max-new-tokens", "3"),
+        ("ask", "video.mp4", "what?", "--batch-size", "2"),
+        ("extract", "--stream", "1"),
     ],
     ids=" ".join,
 )
@@ -118,32 +131,12 @@ def test_the_data_stages_run_skip_and_verify_from_the_command_line(tmp_path):
     assert [outcome["result"]["num_pixels"] for outcome in verified] == [0, 8 * 224 * 224]
     listed = json.loads(cope("cache", "ls", "--json", "--cache", cache).stdout)
     assert [row["kind"] for row in listed] == ["encoded", "primitives"]
-    errors = json.loads(cope("bench", "--warp", "--json", "--cache", cache).stdout)
-    assert [row["num_p_slots"] for row in errors] == [7]
 
 
 def test_an_empty_cache_says_what_to_run(tmp_path):
     result = cope("extract", "--cache", tmp_path / "nothing")
     assert result.returncode == 1
     assert "cope encode" in result.stderr
-
-
-@pytest.mark.parametrize(
-    "args", [("vision", "--data", SAMPLES), ("pretrain",), ("finetune", "--data", "qa.json")], ids=lambda args: args[0]
-)
-def test_every_training_stage_takes_an_optimiser(args, tmp_path):
-    result = cope("train", *args, "--optimizer", "lion", "--runs", tmp_path, "--cache", tmp_path / "c")
-    assert result.returncode == 2
-    assert "--optimizer lion: expected adamw or muon" in result.stderr
-
-
-def test_the_vision_stage_starts_from_runs_of_its_own_alone(tmp_path):
-    args = ("--model", SAMPLES, "--runs", tmp_path, "--cache", tmp_path / "c")
-    result = cope("train", "vision", "--data", SAMPLES, *args)
-    assert result.returncode == 2
-    assert f"--model {SAMPLES}" in result.stderr
-    assert "vision_heads.safetensors" in result.stderr
-    assert "leave --model away" in result.stderr
 
 
 def test_without_a_model_the_shipped_one_answers_and_says_what_it_knows(tmp_path):
@@ -153,15 +146,6 @@ def test_without_a_model_the_shipped_one_answers_and_says_what_it_knows(tmp_path
     assert "At the bottom left, the orange triangle moves right, then down." in result.stdout
     assert "knows rendered scenes" in result.stderr
     assert "--model" in result.stderr
-
-
-@pytest.mark.parametrize(
-    "args", [("vision", "--data", SAMPLES), ("pretrain",), ("finetune", "--data", SAMPLES / "qa.json")]
-)
-def test_every_training_takes_a_schedule(args):
-    result = cope("train", *args, "--schedule", "step")
-    assert result.returncode == 2
-    assert "--schedule step: expected cosine, linear, constant" in result.stderr
 
 
 def test_scenes_writes_fewer_twins_of_more_groups(tmp_path):
@@ -185,29 +169,201 @@ def test_token_tables_hold_the_papers_counts():
     assert longest[1_000_000] == pytest.approx(7.94, abs=0.01)
 
 
-@pytest.mark.parametrize(
-    ("command", "config", "renamed"),
-    [
-        ("encode", EncodeConfig(), {"gop": "gop_frames", "short_side": "short_side_px"}),
-        ("extract", ExtractConfig(), {"fusion": "fusion_frames", "grid": "grid_px"}),
-        ("train pretrain", PretrainConfig(), TRAIN_NAMES),
-        ("train finetune", FinetuneConfig(data=Path("qa.json")), TRAIN_NAMES),
-        ("scenes", WorldConfig(), {"size": "size_px"}),
-        ("ask", AskConfig(), {"keyframes": "keyframes_per_gop", "fusion": "fusion_frames"}),
-    ],
-    ids=lambda value: value if isinstance(value, str) else "",
-)
-def test_defaults_of_the_command_line_are_those_of_the_library(command, config, renamed):
+#: The settings of each command. All other options are in `OWN_OPTIONS`.
+CONFIGS = {
+    "encode": (EncodeConfig,),
+    "extract": (ExtractConfig, FramesConfig),
+    "train pretrain": (PretrainConfig,),
+    "train finetune": (FinetuneConfig,),
+    "train check": (FinetuneConfig,),
+    "ask": (AskConfig, ModelConfig),
+    "bench": (TtftConfig, AccuracyConfig, RetrievalConfig, AblationConfig),
+    "inspect": (InspectConfig,),
+    "scenes": (WorldConfig,),
+}
+SHARED = {"cache", "runs", "json", "force", "yes", "workers", "run", "resume", "help"}
+OWN_OPTIONS = {
+    "extract": {"direct", "stream"},
+    "train check": {"measure", "out"},
+    "train merge": {"out", "base", "dtype"},
+    "ask": {"chat", "questions", "out", "video_root", "batch_size"},
+    "bench": {"tokens", "ttft", "accuracy", "retrieval", "ablation"},
+    "inspect": {"page", "text", "out"},
+    "scenes": {"out", "num", "twins", "rounds", "sheet"},
+}
+
+
+def find_command(path):
     found = get_command(app)
-    for name in command.split():
-        found = found.commands[name]
-    compared = 0
-    for parameter in found.params:
-        field = renamed.get(parameter.name, parameter.name)
-        if hasattr(config, field) and parameter.name not in ("data", "model", "video"):
-            assert str(parameter.default) == str(getattr(config, field)), parameter.name
-            compared += 1
-    assert compared >= 3
+    for word in path.split():
+        found = found.commands[word]
+    return found
+
+
+def options_in(path):
+    return {one.name: one for one in find_command(path).params if one.param_type_name == "option"}
+
+
+@pytest.mark.parametrize("path", [" ".join(words) for words in commands() if words], ids=str)
+def test_every_option_comes_from_a_field_or_is_listed_here(path):
+    fields = {name for config in CONFIGS.get(path, ()) for name in options_of(config)}
+    names = set(options_in(path)) if not hasattr(find_command(path), "commands") else set()
+    assert names <= fields | SHARED | OWN_OPTIONS.get(path, set())
+    assert fields <= names
+
+
+@pytest.mark.parametrize(("path", "config"), [(path, one) for path, them in CONFIGS.items() for one in them])
+def test_flags_and_defaults_are_those_of_the_fields(path, config):
+    parameters = options_in(path)
+    for name, (one, about) in options_of(config).items():
+        parameter = parameters[name]
+        assert flag_of(one) in parameter.opts
+        assert path == "bench" or about.help == parameter.help
+        if about.parse is None and one.default is not MISSING and path != "bench":
+            expected = list(one.default) if isinstance(one.default, tuple) else one.default
+            assert parameter.default == expected, name
+
+
+def test_a_new_field_is_an_option_of_its_command():
+    @dataclass(frozen=True, kw_only=True)
+    class Wider(FinetuneConfig):
+        label_smoothing: float = option(0.0, help="Mix this much of a uniform target in.", panel=Panel.OPTIMISATION)
+
+    seen = []
+
+    def train(config: Wider) -> None:
+        seen.append(config)
+
+    train.__annotations__ = {"config": Wider}
+    typed = typer.Typer()
+    add_command(typed, "train", examples=["train --data qa.json"])(train)
+    result = CliRunner().invoke(typed, ["--help"])
+    assert "--label-smoothing" in result.stdout
+    assert "Mix this much" in result.stdout
+    assert CliRunner().invoke(typed, ["--data", "qa.json", "--label-smoothing", "0.25"]).exit_code == 0
+    assert seen[0].label_smoothing == 0.25
+    assert seen[0].data == Path("qa.json")
+
+
+@pytest.mark.parametrize("words", commands(), ids=" ".join)
+def test_every_command_has_examples_that_are_right(words):
+    group = find_command(" ".join(words))
+    if hasattr(group, "commands"):
+        return
+    examples = group.epilog.splitlines()
+    assert len(examples) >= 2
+    for example in examples:
+        parts = shlex.split(example)
+        assert parts[: len(words) + 1] == ["cope", *words]
+        known = {option for parameter in group.params for option in (*parameter.opts, *parameter.secondary_opts)}
+        assert {part for part in parts if part.startswith("-")} <= known
+
+
+def test_words_of_the_help_are_plain():
+    text = "\n".join(parameter.help or "" for words in commands() for parameter in find_command(" ".join(words)).params)
+    for riddle in ("Their", "Of the", "if none", "go on", "Whose"):
+        assert riddle not in text
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (("--tokens", "--grid", "112"), "--grid: --tokens does not use it"),
+        (("--tokens", "--cache", "c"), "--cache: --tokens does not use it"),
+        (("--ttft", "clip.mp4"), "videos: --ttft does not use it"),
+        (("--accuracy", "m"), "--accuracy: expected --data"),
+        (("--tokens", "--ttft"), "choose one of --tokens"),
+    ],
+)
+def test_a_measurement_refuses_what_it_does_not_use(args, message):
+    result = cope("bench", *args)
+    assert result.returncode == 2
+    assert message in result.stderr
+
+
+def test_ask_takes_the_format_that_its_help_offers(tmp_path):
+    video = SAMPLES / "tiny_right_then_down.mp4"
+    model = ("--model", "cope-tiny", "--dtype", "float32", "--device", "cpu")
+    result = cope("ask", video, "What happened?", *model, "--runs", tmp_path, "--cache", tmp_path / "c")
+    assert result.returncode == 0, result.stderr
+    assert "moves right, then down" in result.stdout
+
+
+def test_ask_refuses_a_missing_file_before_it_imports_torch(tmp_path):
+    code = "import sys; sys.modules['torch'] = None; sys.argv[0] = 'cope'; from cope_cli.cli.main import run; run()"
+    command = [sys.executable, "-c", code, "ask", str(tmp_path / "gone.mp4"), "what?"]
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert result.returncode == 1
+    assert "gone.mp4: no such file" in result.stderr
+
+
+def test_a_tilde_is_the_home_folder_everywhere(tmp_path):
+    (tmp_path / "videos").mkdir()
+    shutil.copy(SAMPLES / "still_scene.mp4", tmp_path / "videos")
+    home = {"HOME": str(tmp_path), "COPE_CACHE": "~/from_variable"}
+    assert cope("encode", "~/videos", "--cache=~/from_option", **home).returncode == 0
+    assert cope("encode", "~/videos/still_scene.mp4", **home).returncode == 0
+    assert len(list((tmp_path / "from_option" / "encoded").glob("*.mp4"))) == 1
+    assert len(list((tmp_path / "from_variable" / "encoded").glob("*.mp4"))) == 1
+    assert cope("extract", "~/videos", "--store-frames", "none", **home).returncode == 0
+    assert not Path("~").exists()
+
+
+def test_extract_takes_what_encode_takes_and_shorter_names(tmp_path):
+    videos = tmp_path / "videos"
+    videos.mkdir()
+    shutil.copy(SAMPLES / "still_scene.mp4", videos / "a.mp4")
+    shutil.copy(SAMPLES / "camera_pan.mp4", videos / "b.mp4")
+    cache = {"COPE_CACHE": str(tmp_path / "cache")}
+    assert cope("encode", videos, **cache).returncode == 0
+    names = sorted(path.stem for path in (tmp_path / "cache" / "encoded").glob("*.mp4"))
+    for wanted, num in ((videos, 2), ("a", 1), ("b.mp4", 1), ("videos/a.mp4", 1), (names[1], 1)):
+        outcomes = json.loads(cope("extract", str(wanted), "--store-frames", "none", "--json", **cache).stdout)
+        assert [outcome["error"] for outcome in outcomes] == [None] * num
+    (videos / "c.mp4").write_bytes((SAMPLES / "hard_cut.mp4").read_bytes())
+    result = cope("extract", videos, "--store-frames", "none", **cache)
+    assert result.returncode == 1
+    assert "c.mp4" in result.stderr and "cope encode" in result.stderr
+
+
+def test_help_is_a_command_too():
+    same = cope("train", "finetune", "--help").stdout.replace("python -m cope_cli", "cope")
+    assert cope("help", "train", "finetune").stdout == same
+    assert "cope encode videos/" in cope("help", "encode").stdout
+
+
+def test_errors_are_json_for_machines(tmp_path):
+    result = cope("encode", "x.mp4", "--quality", "1", "--json")
+    assert result.returncode == 2
+    assert json.loads(result.stdout)["error"]["message"].startswith("--quality 1: expected 2 to 31")
+    result = cope("cache", "ls", "--cache", tmp_path / "gone", "--json")
+    assert result.returncode == 1
+    assert "gone" in json.loads(result.stdout)["error"]["message"]
+    assert json.loads(cope("encode", "--json").stdout)["error"]["type"] == "UsageError"
+
+
+def test_quiet_and_verbose_change_stderr_alone(tmp_path):
+    args = ("encode", SAMPLES / "still_scene.mp4", "--cache", tmp_path)
+    cope(*args)
+    normal, quiet, verbose = cope(*args), cope(*args, "-q"), cope(*args, "-v")
+    assert normal.stdout == quiet.stdout == verbose.stdout
+    assert quiet.stderr == ""
+    assert "next: cope extract" in normal.stderr
+    assert "encode: gop_frames = 240" in verbose.stderr
+    assert cope(*args, "-q", "-v").returncode == 2
+
+
+def test_ctrl_c_says_what_is_kept(tmp_path):
+    command = [sys.executable, "-m", "cope_cli", "encode", SAMPLES, "--cache", tmp_path / "c", "--workers", "1"]
+    with subprocess.Popen(list(map(str, command)), stderr=subprocess.PIPE, text=True) as process:
+        for line in process.stderr:
+            if "(1 of" in line:
+                break
+        process.send_signal(signal.SIGINT)
+        rest = process.stderr.read()
+    assert process.returncode == 130
+    assert "stopped; finished videos are kept, run the same command to continue" in rest
+    assert "Traceback" not in rest
 
 
 def test_a_missing_extra_is_named_with_the_command_that_installs_it(tmp_path):

@@ -17,9 +17,10 @@ from selenium.webdriver.chrome.service import Service
 
 from cope_cli.cache.primitives import Primitives
 from cope_cli.cache.store import Cache
+from cope_cli.inspect.config import InspectConfig
 from cope_cli.inspect.draw import join_panels
 from cope_cli.inspect.figures import figure_panels
-from cope_cli.inspect.report import InspectConfig, inspect_video
+from cope_cli.inspect.report import inspect_video
 from cope_cli.inspect.slots import slot_pictures
 
 ROOT = Path(__file__).parents[1]

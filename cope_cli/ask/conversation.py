@@ -15,7 +15,7 @@ from typing import Any
 
 from torch import Tensor
 
-from cope_cli.ask.settings import AskConfig
+from cope_cli.ask.config import AskConfig
 from cope_cli.ask.shown import ShownVideo, run_stages
 from cope_cli.cache.store import Cache
 from cope_cli.data.collate import collate_prompts

@@ -9,11 +9,8 @@ import torch
 from cope_cli.ask.settings import SHIPPED_MODEL
 from cope_cli.errors import CheckpointError, UsageError
 from cope_cli.model.checkpoint.folders import LoadedVideoLM, load_videolm
-from cope_cli.model.placement import DeviceMap
+from cope_cli.model.placement import DeviceMap, torch_dtype
 from cope_cli.train.loop.setup import delta_encoder_folder
-
-#: Names for the type of a model's weights; None keeps the stored type.
-DTYPES = {"auto": None, "fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def find_device(name: str) -> torch.device:
@@ -45,7 +42,7 @@ def load_model(
     Args:
         folder: a model folder of any layout that cope reads (docs/checkpoints.md).
         device: PyTorch's name of a device; "auto" takes a GPU if there is one. Not read where there is a device map.
-        dtype: one of `DTYPES`.
+        dtype: a name as `--dtype` takes it; "auto" keeps the stored format.
         device_map: "auto" spreads the model over all GPUs and then memory; or module names and devices.
         attention: "sdpa", "eager" or "flash_attention_2".
         delta_encoder: a Delta-encoder's folder, a pretrain run or the name of one: used in place of the model's own.
@@ -55,11 +52,9 @@ def load_model(
         CheckpointError: the folder is not a model that cope reads, or the Delta-encoder does not fit it.
         UsageError: there is no such device, type or attention, or too little memory.
     """
-    if dtype not in DTYPES:
-        raise UsageError(f"--dtype {dtype}: expected one of {', '.join(DTYPES)}")
+    wanted = torch_dtype(dtype)
     place = "cpu" if device_map is not None else find_device(device)
     encoder = None if delta_encoder is None else delta_encoder_folder(delta_encoder, runs_root)
-    wanted = DTYPES[dtype]
     if dtype == "auto" and folder == SHIPPED_MODEL and str(place) == "cpu":
         wanted = torch.float32  # stored in bfloat16 to be small; CPUs without its instructions compute in it slowly
     return load_videolm(

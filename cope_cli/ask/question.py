@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from cope_cli.ask.config import AskConfig
 from cope_cli.ask.conversation import Answer, Conversation, OnText
-from cope_cli.ask.settings import AskConfig
 from cope_cli.cache.store import Cache
 from cope_cli.errors import UsageError
 from cope_cli.model.checkpoint.folders import LoadedVideoLM

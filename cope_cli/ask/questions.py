@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from cope_cli.ask.settings import AskConfig
+from cope_cli.ask.config import AskConfig
 from cope_cli.ask.shown import ShownVideo, run_stages_of_many
 from cope_cli.cache.store import Cache, PrimitivesEntry
 from cope_cli.config import DIRECT, EncodeConfig

@@ -10,8 +10,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from cope_cli.ask.config import AskConfig
 from cope_cli.ask.models import check_delta_mode
-from cope_cli.ask.settings import SHIPPED_MODEL, AskConfig, keyframes_shown, preparation
+from cope_cli.ask.settings import SHIPPED_MODEL, keyframes_shown, preparation
 from cope_cli.cache.frames import Frames
 from cope_cli.cache.primitives import Primitives
 from cope_cli.cache.store import Cache, PrimitivesEntry

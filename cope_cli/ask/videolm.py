@@ -26,10 +26,11 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
+from cope_cli.ask.config import AskConfig
 from cope_cli.ask.conversation import Answer, Conversation
 from cope_cli.ask.models import load_model
 from cope_cli.ask.question import ask_video
-from cope_cli.ask.settings import AskConfig, find_model
+from cope_cli.ask.settings import find_model
 from cope_cli.ask.shown import ShownVideo, run_stages
 from cope_cli.cache.store import Cache
 from cope_cli.model.checkpoint.folders import LoadedVideoLM

@@ -25,9 +25,14 @@ UInt8 = NDArray[np.uint8]
 FRAMES_PER_SHARD_GOP = 4
 
 
+def frames_folder(entry_folder: Path) -> Path:
+    """Return the folder of an entry's RGB slots."""
+    return entry_folder / "frames"
+
+
 def parts_folder(entry_folder: Path, size_px: int) -> Path:
     """Return the folder of an entry's parts for input size V."""
-    return entry_folder / "frames" / str(size_px)
+    return frames_folder(entry_folder) / str(size_px)
 
 
 class FramesWriter:

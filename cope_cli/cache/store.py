@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 
@@ -208,17 +208,26 @@ class Cache:
                 entries += [entry] if entry is not None and entry.is_direct else []
         return entries
 
-    def find_encoded(self, wanted: str) -> list[EncodedEntry]:
-        """Return the encoded entries of a video named by entry name, source path, the path's end, or equal content.
+    def find_encoded(self, wanted: str, entries: Sequence[EncodedEntry] | None = None) -> list[EncodedEntry]:
+        """Return the encoded entries of a video.
+
+        Args:
+            wanted: entry name, source path, the end of a source path, its name without ending, or a copy of the source.
+            entries: the cache's usable entries, if they are known already.
 
         Raises:
-            EntryNotFoundError: none; the message lists what there is.
+            EntryNotFoundError: there is none, or sources in several folders have this name; the message lists names.
         """
         exact = self.encoded_entry(wanted) if re.fullmatch(r"[A-Za-z0-9._-]+", wanted) else None
         if exact is not None:
             return [exact]
-        entries, _ = self.usable_encoded()
+        entries = self.usable_encoded()[0] if entries is None else entries
         found = [entry for entry in entries if matches_source(entry.source_path, wanted)]
+        if not found and not Path(wanted).exists():
+            found = [entry for entry in entries if entry.source_path.stem == wanted]
+            sources = sorted({str(entry.source_path) for entry in found})
+            if len(sources) > 1:
+                raise EntryNotFoundError(f"{wanted}: several sources have this name: {', '.join(sources)}", "Name one.")
         if not found and Path(wanted).is_file():  # a copy, elsewhere, of a video that was encoded
             content = sha256_file(Path(wanted))
             found = [entry for entry in entries if entry.manifest.source["sha256"] == content]

@@ -2,115 +2,80 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cope_cli.ask.config import AskConfig, ModelConfig
 from cope_cli.cli import show
-from cope_cli.cli.options import DEFAULT_CACHE, DEFAULT_RUNS, CacheOption, JsonOption, RunsOption
-from cope_cli.config import parse_fusion
-from cope_cli.errors import UsageError
-from cope_cli.model.quick_imports import quick_imports
+from cope_cli.cli.options import DEFAULT_CACHE, DEFAULT_RUNS, CacheOption, JsonOption, RunsOption, path, path_option
+from cope_cli.errors import PathNotFoundError, UsageError
+from cope_cli.options import Panel
 
 if TYPE_CHECKING:
     from multiprocessing.process import BaseProcess
 
     from cope_cli.ask.conversation import Answer
-    from cope_cli.ask.settings import AskConfig
     from cope_cli.model.checkpoint.folders import LoadedVideoLM
 
-VideoArgument = Annotated[Path | None, typer.Argument(help="Video file.")]
-QuestionArgument = Annotated[str | None, typer.Argument(help="What to ask about it.")]
-ModelOption = Annotated[
-    str | None, typer.Option(help="Model or run folder, or a Hub id; the newest finished finetune run if none.")
+EXAMPLES = [
+    'cope ask video.mp4 "what happened?"',
+    "cope ask video.mp4 --chat --keyframes 1",
+    "cope ask --questions questions.json --video-root videos --model runs/finetune-1/model",
 ]
-DeltaEncoderOption = Annotated[
-    str | None, typer.Option(help="Pretrain run or folder with a Delta-encoder for a model that has none.")
-]
-DeltaOption = Annotated[str, typer.Option(help="Delta-tokens: on, zero (H.3), or off: P slots left out (H.4).")]
-DirectOption = Annotated[
-    bool | None,
-    typer.Option("--direct/--reencode", help="How videos are read; if neither, directly where the model allows it."),
-]
-DeviceOption = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...; auto takes a GPU if there is one.")]
-DtypeOption = Annotated[
-    str, typer.Option(help="Type of the weights: auto (the checkpoint's), float32, bfloat16, float16.")
-]
-DeviceMapOption = Annotated[
-    str | None, typer.Option(help="Spread the model over several GPUs: auto, balanced or sequential.")
-]
-AttentionOption = Annotated[str, typer.Option(help="sdpa, eager, or flash_attention_2 where it is installed.")]
+_DEFAULT_BATCH = 4
 
 
 def ask(
-    video: VideoArgument = None,
-    question: QuestionArgument = None,
-    chat: Annotated[bool, typer.Option("--chat", help="Go on asking; later questions reuse the KV cache.")] = False,
+    config: AskConfig,
+    model: ModelConfig,
+    video: Annotated[Path | None, typer.Argument(help="Video file.", parser=path, metavar="VIDEO")] = None,
+    question: Annotated[str | None, typer.Argument(help="Question about it.", metavar="QUESTION")] = None,
+    chat: Annotated[
+        bool,
+        typer.Option("--chat", help="Ask several questions, at a prompt or from a pipe.", rich_help_panel=Panel.ANSWER),
+    ] = False,
     questions: Annotated[
-        Path | None, typer.Option(help="Answer a file of questions, JSON or JSON lines.", dir_okay=False)
+        Path | None,
+        path_option("--questions", help="Answer a file of questions, JSON or JSON lines.", panel=Panel.ANSWER),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="Where its answers go, JSON lines; beside it if none. A rerun goes on.")
+        Path | None,
+        path_option("--out", help="Answers to --questions, JSON lines; a rerun resumes. Default: beside the file."),
     ] = None,
     video_root: Annotated[
-        Path | None, typer.Option(help="Folder its videos are relative to; the file's own if none.")
+        Path | None,
+        path_option("--video-root", help="Folder of the videos of --questions. Default: the file's.", panel=Panel.DATA),
     ] = None,
-    batch_size: Annotated[int, typer.Option(help="Questions of the file at a time.")] = 4,
-    model: ModelOption = None,
-    delta_encoder: DeltaEncoderOption = None,
-    keyframes: Annotated[int, typer.Option(help="K: slots per GOP shown as RGB; 0 takes the model's, or 4.")] = 0,
-    fusion: Annotated[str, typer.Option(help="Fusion window s; 0 takes the model's; or auto, as in extract.")] = "0",
-    max_gops: Annotated[int, typer.Option(help="Show longer videos by this many evenly spaced GOPs.")] = 64,
-    delta: DeltaOption = "on",
-    direct: DirectOption = None,
-    max_new_tokens: Annotated[int, typer.Option(help="Longest answer, in tokens.")] = 256,
-    temperature: Annotated[float, typer.Option(help="0 takes the likeliest token each time.")] = 0.0,
-    device: DeviceOption = "auto",
-    dtype: DtypeOption = "auto",
-    device_map: DeviceMapOption = None,
-    attention: AttentionOption = "sdpa",
+    batch_size: Annotated[
+        int | None,
+        typer.Option(
+            help=f"Questions of --questions to answer at a time. Default: {_DEFAULT_BATCH}.",
+            min=1,
+            rich_help_panel=Panel.ANSWER,
+        ),
+    ] = None,
     runs: RunsOption = DEFAULT_RUNS,
     cache: CacheOption = DEFAULT_CACHE,
     json: JsonOption = False,
 ) -> None:
-    """Answer a question about a video; stages that are missing for it are run first."""
-    _check_what_is_asked(video, question, chat, questions)
-    from cope_cli.ask.settings import AskConfig, find_model
+    """Answer questions about a video; missing stages are run first."""
+    only_file = {"--out": out, "--video-root": video_root, "--batch-size": batch_size}
+    _check_what_is_asked(video, question, chat, questions, only_file)
+    show.settings("ask", {**vars(config), **vars(model)})
+    from cope_cli.ask.settings import find_model
 
-    fusion_frames, adaptive = parse_fusion(fusion)
-    config = AskConfig(
-        keyframes_per_gop=keyframes,
-        fusion_frames=fusion_frames,
-        adaptive=adaptive,
-        max_gops=max_gops,
-        delta=delta,  # type: ignore[arg-type]  # checked there
-        max_new_tokens=max_new_tokens,
-        temperature=temperature,
-        way="auto" if direct is None else "direct" if direct else "reencode",
-    )
-    folder = find_model(model, runs)
-    _note(f"model: {folder}")
+    folder = find_model(model.model, runs)
+    show.note(f"model: {folder}")
     ahead = None if video is None else _begin_stages(video, folder, cache, config)
-    with quick_imports():
-        from cope_cli.ask.models import load_model
-        from cope_cli.ask.shown import notes
-
-        loaded = load_model(
-            folder,
-            device,
-            dtype=dtype,
-            device_map=device_map,
-            attention=attention,
-            delta_encoder=delta_encoder,
-            runs_root=runs,
-        )
-    for note in notes(loaded, config):
-        _note(note)
+    loaded = _load(folder, model, runs, config)
     if ahead is not None:
         ahead.join()
     if questions is not None:
-        _answer_file(questions, out, video_root, batch_size, loaded, cache, config, json)
+        batch = batch_size or _DEFAULT_BATCH
+        _answer_file(questions, out, video_root, batch, loaded, cache, config, json)
     elif chat:
         from cope_cli.cli.chat import Chat
 
@@ -119,8 +84,27 @@ def ask(
         _answer_one(video, question, loaded, cache, config, json)
 
 
+def _load(folder: Path, model: ModelConfig, runs: Path, config: AskConfig) -> LoadedVideoLM:
+    """Read the model and print what the user should know about it."""
+    from cope_cli.ask.models import load_model
+    from cope_cli.ask.shown import notes
+
+    loaded = load_model(
+        folder,
+        model.device,
+        dtype=model.dtype,
+        device_map=model.device_map,
+        attention=model.attention,
+        delta_encoder=model.delta_encoder,
+        runs_root=runs,
+    )
+    for text in notes(loaded, config):
+        show.note(text)
+    return loaded
+
+
 def _begin_stages(video: Path, folder: Path, cache: Path, config: AskConfig) -> BaseProcess | None:
-    """Let the stages run while PyTorch is imported and the model is read, which takes longer for most videos."""
+    """Run the stages in a process of their own while PyTorch is imported and the model is read."""
     from cope_cli.ask.settings import preparation_ahead
     from cope_cli.stages.prepare import prepare_ahead
 
@@ -128,16 +112,20 @@ def _begin_stages(video: Path, folder: Path, cache: Path, config: AskConfig) -> 
     return None if needed is None or not video.is_file() else prepare_ahead(video, cache, needed)
 
 
-def _check_what_is_asked(video: Path | None, question: str | None, chat: bool, questions: Path | None) -> None:
-    """Refuse too little and too much."""
+def _check_what_is_asked(
+    video: Path | None, question: str | None, chat: bool, questions: Path | None, only_file: Mapping[str, object]
+) -> None:
+    """Refuse missing and contradicting arguments, and missing files, before anything is imported."""
     if questions is not None and (chat or video is not None):
         raise UsageError("--questions FILE names the videos and the questions: leave out VIDEO, QUESTION and --chat")
     if questions is None and not chat and (video is None or question is None):
         raise UsageError("expected VIDEO and QUESTION, or --chat, or --questions FILE")
-
-
-def _note(text: str) -> None:
-    show.err.print(text, style="dim", markup=False, highlight=False, soft_wrap=True)
+    for flag, value in only_file.items():
+        if questions is None and value is not None:
+            raise UsageError(f"{flag} {value}: only --questions uses it")
+    for file in (video, questions):
+        if file is not None and not file.is_file():
+            raise PathNotFoundError(f"{file}: no such file")
 
 
 def _answer_one(
@@ -162,7 +150,7 @@ def _answer_one(
         show.print_json({"model": str(loaded.folder), **vars(answer)})
     else:
         typer.echo()
-        _note(summary(answer))
+        show.note(summary(answer))
 
 
 def _answer_file(
@@ -211,11 +199,11 @@ def _answer_file(
 
 
 def summary(answer: Answer) -> str:
-    """Return what an answer took, in a line."""
-    gops = f"{answer.num_gops_used} GOPs"
+    """Return the token counts and times of an answer in one line."""
+    gops = f"{answer.num_gops_used} GOP{'' if answer.num_gops_used == 1 else 's'}"
     if answer.num_gops_used < answer.num_gops_total:
         gops = f"{answer.num_gops_used} of {answer.num_gops_total} GOPs, evenly spaced,"
-    reused = f", {answer.num_cached_tokens} of them computed before" if answer.num_cached_tokens else ""
+    reused = f", {answer.num_cached_tokens} of them cached" if answer.num_cached_tokens else ""
     return (
         f"{answer.num_visual_tokens} visual tokens ({gops} with {answer.num_rgb_slots} RGB and "
         f"{answer.num_p_slots} P slots) + {answer.num_text_tokens} text tokens{reused} -> {answer.num_new_tokens} new; "

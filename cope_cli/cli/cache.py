@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cope_cli.cli import show
-from cope_cli.cli.options import DEFAULT_CACHE, CacheOption, JsonOption, WorkersOption
+from cope_cli.cli.options import DEFAULT_CACHE, CacheOption, JsonOption, WorkersOption, YesOption, command
 
 if TYPE_CHECKING:
     from cope_cli.cache.listing import Listing
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 app = typer.Typer(help="List, verify and clean up what a cache holds.", no_args_is_help=True)
 
 
-@app.command("ls", epilog="Examples: cope cache ls; cope cache ls --cache /data/cope_cache --json")
+@command(app, "ls", examples=["cope cache ls", "cope cache ls --cache /data/cope_cache --json"])
 def ls(cache: CacheOption = DEFAULT_CACHE, json: JsonOption = False) -> None:
     """List the videos of a cache: what is encoded, what is extracted, and how large it is."""
     from cope_cli.cache.listing import list_cache
@@ -61,9 +61,9 @@ def _cells(row: Listing, encoded: str, primitives: str, size_bytes: int) -> list
     return [video, encoded, primitives, row.summary, row.frames or "-", show.as_bytes(size_bytes), made]
 
 
-@app.command("verify", epilog="Examples: cope cache verify; cope cache verify clip-6451ec48 --workers 4")
+@command(app, "verify", examples=["cope cache verify", "cope cache verify clip-6451ec48 --workers 4"])
 def verify(
-    names: Annotated[list[str] | None, typer.Argument(help="Entries to check; default: all.")] = None,
+    names: Annotated[list[str] | None, typer.Argument(help="Entries to check. Default: all.", metavar="NAMES")] = None,
     workers: WorkersOption = 0,
     cache: CacheOption = DEFAULT_CACHE,
     json: JsonOption = False,
@@ -91,10 +91,12 @@ def verify(
         show.note(f"{cache}: no entries to verify")
 
 
-@app.command("prune", epilog="Examples: cope cache prune; cope cache prune --yes; cope cache prune clip-6451ec48")
+@command(app, "prune", examples=["cope cache prune", "cope cache prune --yes", "cope cache prune clip-6451ec48"])
 def prune(
-    names: Annotated[list[str] | None, typer.Argument(help="Entries to remove; default: all that are useless.")] = None,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Remove without asking.")] = False,
+    names: Annotated[
+        list[str] | None, typer.Argument(help="Entries to remove. Default: all that are useless.", metavar="NAMES")
+    ] = None,
+    yes: YesOption = False,
     cache: CacheOption = DEFAULT_CACHE,
     json: JsonOption = False,
 ) -> None:

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import typer
 
+from cope_cli.ask.config import AskConfig
 from cope_cli.ask.conversation import Conversation
-from cope_cli.ask.settings import AskConfig
 from cope_cli.cache.store import Cache
 from cope_cli.cli import show
 from cope_cli.errors import CopeError, UsageError

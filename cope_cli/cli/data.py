@@ -8,29 +8,52 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cope_cli.cli import show
-from cope_cli.cli.options import DEFAULT_CACHE, CacheOption, ForceOption, JsonOption, WorkersOption
-from cope_cli.config import DirectConfig, EncodeConfig, ExtractConfig, parse_fusion
+from cope_cli.cli.options import (
+    DEFAULT_CACHE,
+    CacheOption,
+    ForceOption,
+    JsonOption,
+    PathsArgument,
+    WorkersOption,
+    path_option,
+    path_or_name,
+)
+from cope_cli.config import DirectConfig, EncodeConfig, ExtractConfig, FramesConfig
 from cope_cli.errors import UsageError
+from cope_cli.options import Panel
+from cope_cli.world.config import WorldConfig
 
 if TYPE_CHECKING:
     from cope_cli.stages.batch import Outcome
     from cope_cli.world.write import WrittenRecord
 
+ENCODE_EXAMPLES = [
+    "cope encode videos/",
+    "cope encode a.mp4 b.mkv --short-side 0 --quality 2",
+    "cope encode videos/ --cache /data/cope_cache --workers 8",
+]
+EXTRACT_EXAMPLES = [
+    "cope extract --fusion 30",
+    "cope extract videos/ --store-frames all",
+    "cope extract --direct videos/ --fusion 15",
+]
+SCENES_EXAMPLES = [
+    "cope scenes --out clips",
+    "cope scenes --out world --num 1000 --split train",
+    "cope scenes --out world --num 100 --objects 1 --sheet sheet.png",
+]
+
 
 def encode(
-    paths: Annotated[list[Path], typer.Argument(help="Videos, and folders that are searched for them.")],
-    fps: Annotated[int, typer.Option(help="Constant frame rate, frames per second.")] = 30,
-    gop: Annotated[int, typer.Option(help="Frames from one I-frame to the next.")] = 240,
-    short_side: Annotated[int, typer.Option(help="Scale the shorter side down to this many pixels; 0 keeps it.")] = 384,
-    quality: Annotated[int, typer.Option(help="Constant quantiser, 2 (best) to 31 (smallest).")] = 4,
-    stream: Annotated[int, typer.Option(help="Which video stream of the file, from 0.")] = 0,
+    paths: PathsArgument,
+    config: EncodeConfig,
     workers: WorkersOption = 0,
     cache: CacheOption = DEFAULT_CACHE,
     force: ForceOption = False,
     json: JsonOption = False,
 ) -> None:
     """Stage 1: re-encode videos to MPEG-4 Part 2 with I- and P-frames at a constant rate."""
-    config = EncodeConfig(fps=fps, gop_frames=gop, short_side_px=short_side, quality=quality, stream=stream)
+    show.settings("encode", vars(config))
     from cope_cli.stages.encode import encode_batch
 
     outcomes = show.run_batch("encode", encode_batch(paths, cache, config, workers=workers, force=force))
@@ -46,55 +69,56 @@ def encode(
         for outcome in outcomes
         if (r := outcome.result) is not None
     ]
-    show.finish("Encoded", ["entry", "size", "frames", "length", "on disk", ""], rows, outcomes, as_json=json)
+    columns = ["entry", "size", "frames", "length", "on disk", ""]
+    show.finish("Encoded", columns, rows, outcomes, as_json=json, drop_first=["frames", "size"])
+    if not json:
+        show.next_step("cope extract")
 
 
 def extract(
+    frames: FramesConfig,
+    config: ExtractConfig,
     videos: Annotated[
         list[str] | None,
         typer.Argument(
-            help="Encoded videos by name or source path; all of the cache if none. With --direct: files and folders."
+            help="Folders, files, their names, or entry names. Default: all encoded videos of the cache.",
+            parser=path_or_name,
+            metavar="VIDEOS",
         ),
     ] = None,
     direct: Annotated[
-        bool, typer.Option("--direct", help="Read vectors from the files' own streams: no `cope encode` before.")
-    ] = False,
-    fusion: Annotated[
-        str,
+        bool,
         typer.Option(
-            help="Fusion window s: P-frames fused into one slot, with --direct in 1/30 s; or auto: until as much has "
-            "happened as in 30 average frames, auto:N in N."
+            "--direct",
+            help="Read vectors from the files' own streams, without `cope encode`.",
+            rich_help_panel=Panel.DATA,
         ),
-    ] = "30",
-    grid: Annotated[int, typer.Option(help="Side of the grid that motion and residual are stored on.")] = 224,
-    keep_tail: Annotated[
-        bool, typer.Option("--keep-tail", help="Make the last frame a slot too, of a shorter window.")
     ] = False,
-    store_frames: Annotated[
-        str, typer.Option(help="RGB slots to store: those of K keyframes per GOP, all, or none.")
-    ] = "4",
-    frame_size: Annotated[int, typer.Option(help="Their side in pixels: the vision encoder's input size.")] = 384,
-    stream: Annotated[int, typer.Option(help="With --direct: which video stream of the file, from 0.")] = 0,
+    stream: Annotated[
+        int,
+        typer.Option(help="With --direct: number of the video stream, counted from 0.", rich_help_panel=Panel.DATA),
+    ] = 0,
     workers: WorkersOption = 0,
     cache: CacheOption = DEFAULT_CACHE,
     force: ForceOption = False,
     json: JsonOption = False,
 ) -> None:
-    """Stage 2: fuse motion vectors and residuals of encoded videos, slot by slot; or of any file, with --direct."""
-    frames_fused, adaptive = parse_fusion(fusion)
-    config = ExtractConfig(fusion_frames=frames_fused, grid_px=grid, keep_tail=keep_tail, adaptive=adaptive)
+    """Stage 2: fuse motion vectors and residuals of encoded videos, or of any file with --direct, into slots."""
     if direct and not videos:
-        raise UsageError("--direct: name the videos, or folders that are searched for them")
+        raise UsageError("--direct: expected videos, or folders to search")
+    if stream and not direct:
+        raise UsageError(f"--stream {stream}: only --direct uses it; `cope encode --stream` chooses the stream")
+    show.settings("extract", {**vars(config), **vars(frames)})
     from cope_cli.stages.direct import extract_direct_batch
     from cope_cli.stages.extract import extract_batch
     from cope_cli.stages.frames import FramesRequest
 
-    frames = FramesRequest.parse(store_frames, frame_size)
+    wanted = FramesRequest.of(frames)
     if direct:
         paths, way = [Path(video) for video in videos or []], DirectConfig(extract=config, stream=stream)
-        batch = extract_direct_batch(paths, cache, way, frames=frames, workers=workers, force=force)
+        batch = extract_direct_batch(paths, cache, way, frames=wanted, workers=workers, force=force)
     else:
-        batch = extract_batch(videos or [], cache, config, frames=frames, workers=workers, force=force)
+        batch = extract_batch(videos or [], cache, config, frames=wanted, workers=workers, force=force)
     outcomes = show.run_batch("extract", batch)
     rows = [
         (
@@ -110,37 +134,46 @@ def extract(
         if (r := outcome.result) is not None
     ]
     columns = ["entry", "way", "slots", "I-frame slots", "on disk", "RGB slots added", ""]
-    show.finish("Extracted", columns, rows, outcomes, as_json=json)
+    drop_first = ["way", "I-frame slots", "RGB slots added"]
+    show.finish("Extracted", columns, rows, outcomes, as_json=json, drop_first=drop_first)
+    if not json:
+        show.next_step("cope train pretrain")
 
 
 def scenes(
-    out: Annotated[Path, typer.Option(help="Folder for the clips and the questions.", file_okay=False)],
-    num: Annotated[int | None, typer.Option(help="Render so many clips of the small world.", min=1)] = None,
-    seed: Annotated[int, typer.Option(help="Decides every clip and question, together with --split.")] = 0,
-    split: Annotated[str, typer.Option(help="train, val or test: clips of one are never in another.")] = "train",
-    objects: Annotated[str, typer.Option(help="Things at the start of a clip: 1, or 1-4.")] = "1-4",
-    two_gops: Annotated[float, typer.Option(help="Share of clips of two GOPs: 16 seconds instead of 8.")] = 0.1,
-    size: Annotated[int, typer.Option(help="Side of the pictures in pixels.")] = 128,
+    config: WorldConfig,
+    out: Annotated[Path, path_option("--out", help="Folder for clips and questions.", metavar="FOLDER")],
+    num: Annotated[
+        int | None,
+        typer.Option(
+            help="Number of clips. Default: render the sample clips instead.", min=1, rich_help_panel=Panel.DATA
+        ),
+    ] = None,
     twins: Annotated[
-        int, typer.Option(help="Clips of each group of four twins; fewer show more different pictures.")
+        int,
+        typer.Option(
+            help="Clips of each group of four twins; fewer twins show more different pictures.",
+            rich_help_panel=Panel.DATA,
+        ),
     ] = 4,
-    rounds: Annotated[int, typer.Option(help="How often questions are drawn for each group of twins.")] = 1,
+    rounds: Annotated[
+        int, typer.Option(help="Times to draw questions for each group of twins.", rich_help_panel=Panel.DATA)
+    ] = 1,
     sheet: Annotated[
         Path | None,
-        typer.Option(help="Draw the first clips slot by slot, with questions: a PNG.", dir_okay=False),
+        path_option("--sheet", help="Draw the first clips slot by slot into this PNG. Default: no picture."),
     ] = None,
     workers: WorkersOption = 0,
     force: ForceOption = False,
     json: JsonOption = False,
 ) -> None:
-    """Render clips of a small world with questions and exact answers; without --num, the sample clips again."""
+    """Render clips of coloured shapes with questions and exact answers; without --num the sample clips."""
+    show.settings("scenes", vars(config))
     if num is None:
         _sample_scenes(out, as_json=json)
         return
-    from cope_cli.world.groups import WorldConfig
     from cope_cli.world.write import draw_world, world_batch
 
-    config = WorldConfig(seed=seed, split=split, size_px=size, objects=objects, two_gops=two_gops)
     clips, items = draw_world(config, num, rounds=rounds, twins=twins)
     if sheet:
         from cope_cli.world.sheet import NUM_ON_SHEET, write_sheet
@@ -153,7 +186,7 @@ def scenes(
 def _show_world(
     out: Path, outcomes: list[Outcome[WrittenRecord]], items: list[dict[str, Any]], *, as_json: bool
 ) -> None:
-    """Print what was written, and for each kind of question what one gets right without seeing anything move."""
+    """Print the clips, and for each kind of question the share of right answers without seeing motion."""
     from cope_cli.world.chance import chance
 
     if not as_json:

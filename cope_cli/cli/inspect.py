@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from cope_cli.cli import show
-from cope_cli.cli.options import DEFAULT_CACHE, CacheOption, JsonOption
-from cope_cli.config import parse_fusion
+from cope_cli.cli.options import DEFAULT_CACHE, CacheOption, JsonOption, path_option, path_or_name
+from cope_cli.inspect.config import InspectConfig
+from cope_cli.options import Panel
 
 if TYPE_CHECKING:
     from cope_cli.inspect.report import InspectRecord
@@ -18,47 +20,45 @@ if TYPE_CHECKING:
 DEFAULT_OUT = Path("cope_inspect")
 
 
+EXAMPLES = [
+    "cope inspect video.mp4",
+    "cope inspect video.mp4 --html",
+    "cope inspect video.mp4 --text --from 10 --to 20",
+]
+
+
 def inspect(
-    video: Annotated[str, typer.Argument(help="Video file, or the name of a cache entry.")],
-    slot: Annotated[int | None, typer.Option(help="Slot of the pictures; the one in which most moves if none.")] = None,
+    config: InspectConfig,
+    video: Annotated[
+        str, typer.Argument(help="Video file, or the name of a cache entry.", parser=path_or_name, metavar="VIDEO")
+    ],
+    page: Annotated[
+        bool,
+        typer.Option("--html", help="Write a self-contained page instead of PNG files.", rich_help_panel=Panel.OUTPUT),
+    ] = False,
+    text: Annotated[
+        bool, typer.Option("--text", help="Print a table of the slots instead.", rich_help_panel=Panel.OUTPUT)
+    ] = False,
     out: Annotated[
-        Path, typer.Option(help="Where files go, in a folder named after the entry.", file_okay=False)
+        Path, path_option("--out", help="Folder for the files, in a folder named after the entry.", metavar="FOLDER")
     ] = DEFAULT_OUT,
-    fusion: Annotated[
-        str | None,
-        typer.Option(help="Fusion window s, 1 for single frames, or auto as in extract; if none, the cache's, or 30."),
-    ] = None,
-    page: Annotated[bool, typer.Option("--html", help="Write a self-contained page instead of PNG files.")] = False,
-    text: Annotated[bool, typer.Option("--text", help="Print a table of the slots instead of PNG files.")] = False,
-    from_seconds: Annotated[float, typer.Option("--from", help="Leave out slots before this time, seconds.")] = 0.0,
-    to_seconds: Annotated[
-        float | None, typer.Option("--to", help="Leave out slots from this time on; the end, or 240 slots, if none.")
-    ] = None,
     cache: CacheOption = DEFAULT_CACHE,
     json: JsonOption = False,
 ) -> None:
-    """See what the model is given: frames, motion vectors, residuals; stages that are missing are run first."""
+    """Look at what the model sees: frames, motion vectors, residuals; missing stages are run first."""
     from cope_cli.cache.store import Cache
-    from cope_cli.inspect.report import InspectConfig, inspect_video
+    from cope_cli.inspect.report import inspect_video
     from cope_cli.stages.batch import default_workers
 
-    fusion_frames, adaptive = (None, False) if fusion is None else parse_fusion(fusion)
-    config = InspectConfig(
-        slot=slot,
-        fusion_frames=fusion_frames,
-        adaptive=adaptive,
-        from_seconds=from_seconds,
-        to_seconds=to_seconds,
-        has_pictures=not (page or text),
-        has_page=page,
-    )
+    config = replace(config, has_pictures=not (page or text), has_page=page)
+    show.settings("inspect", vars(config))
     with show.batch_progress("inspect", 0) as progress:
         record = inspect_video(video, Cache(cache), out, config, workers=default_workers(), on_progress=progress.update)
     if json:
         show.print_json(record)
         return
     for note in record.notes:
-        show.err.print(note, style="dim", markup=False, highlight=False, soft_wrap=True)
+        show.note(note)
     if text:
         _print_table(record)
     for file in record.files:

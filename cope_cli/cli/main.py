@@ -10,6 +10,7 @@ import typer
 from cope_cli import __version__
 from cope_cli.cli import ask, cache, data, inspect, show
 from cope_cli.cli.bench import command as bench
+from cope_cli.cli.options import command
 from cope_cli.cli.train import commands as train
 from cope_cli.errors import CopeError, UsageError
 
@@ -27,16 +28,16 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
-    epilog="Stages: encode, extract, train pretrain, train finetune, ask. Each reads the one before it from the cache.",
+    epilog="Stages: encode, extract, train pretrain, train finetune, ask. Each reads the previous one's results.",
 )
-app.command("encode")(data.encode)
-app.command("extract")(data.extract)
+command(app, "encode", examples=data.ENCODE_EXAMPLES)(data.encode)
+command(app, "extract", examples=data.EXTRACT_EXAMPLES)(data.extract)
 app.add_typer(train.app, name="train")
-app.command("ask")(ask.ask)
-app.command("bench")(bench.bench)
-app.command("inspect")(inspect.inspect)
+command(app, "ask", examples=ask.EXAMPLES)(ask.ask)
+command(app, "bench", examples=bench.EXAMPLES)(bench.command)
+command(app, "inspect", examples=inspect.EXAMPLES)(inspect.inspect)
 app.add_typer(cache.app, name="cache")
-app.command("scenes")(data.scenes)
+command(app, "scenes", examples=data.SCENES_EXAMPLES)(data.scenes)
 
 
 def _print_version(wanted: bool) -> None:
@@ -59,17 +60,23 @@ def main(
     show.verbosity = show.Verbosity(1 - quiet + verbose)
 
 
-@app.command("help", context_settings={"allow_extra_args": True})
+@command(app, "help", examples=["cope help", "cope help train finetune"], context_settings={"allow_extra_args": True})
 def help_(
-    context: typer.Context,
-    command: Annotated[list[str] | None, typer.Argument(help="Command, such as `train finetune`.")] = None,
+    words: Annotated[
+        list[str] | None, typer.Argument(help="Command, such as `train finetune`.", metavar="COMMAND")
+    ] = None,
 ) -> None:
     """Print the help of a command; the same as COMMAND --help."""
-    app([*(command or []), "--help"], prog_name="cope", standalone_mode=True)
+    app([*(words or []), "--help"], prog_name="cope", standalone_mode=True)
 
 
 def run() -> NoReturn:
-    """Run the command line and exit: 0 success, 1 a failure, 2 wrong usage, 130 stopped by Ctrl-C."""
+    """Run `cope` and exit."""
+    run_app(app)
+
+
+def run_app(app: typer.Typer) -> NoReturn:
+    """Run a command line and exit: 0 success, 1 a failure, 2 wrong usage, 130 stopped by Ctrl-C."""
     arguments = _verbosity_first(sys.argv[1:])
     try:
         code = app(arguments, standalone_mode="--json" not in arguments)

@@ -61,6 +61,14 @@ def as_bytes(size: float) -> str:
     return f"{size:.1f} TB"
 
 
+def as_duration(seconds: float) -> str:
+    """Return a length of time as people read it, such as 2 h 05 min."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02} min"
+
+
 def print_json(value: Any) -> None:
     """Print one JSON document on stdout; records become objects."""
     typer.echo(json.dumps(value, indent=2, default=_jsonable, allow_nan=False))

@@ -35,8 +35,8 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
+from cope_cli.ask.config import AskConfig, DeltaMode
 from cope_cli.ask.models import load_model
-from cope_cli.ask.settings import DELTA_MODES, AskConfig
 from cope_cli.cache.store import Cache
 from cope_cli.data.judged import read_judged
 from cope_cli.errors import DataError, PathNotFoundError, UsageError
@@ -73,8 +73,8 @@ class Variant:
     retrieval: bool = False
 
     def __post_init__(self) -> None:
-        if self.delta not in DELTA_MODES:
-            raise UsageError(f"variant {self.name}: delta is {self.delta!r}, expected {', '.join(DELTA_MODES)}", _HINT)
+        if self.delta not in list(DeltaMode):
+            raise UsageError(f"variant {self.name}: delta is {self.delta!r}, expected {', '.join(DeltaMode)}", _HINT)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,7 +17,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from cope_cli.ask.settings import AskConfig, keyframes_shown
+from cope_cli.ask.config import AskConfig
+from cope_cli.ask.settings import keyframes_shown
 from cope_cli.ask.shown import ShownVideo
 from cope_cli.cache.store import Cache
 from cope_cli.data.judged import Judge, JudgedQuestion, chance

@@ -22,55 +22,24 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cope_cli.ask.models import DTYPES, find_device
+from cope_cli.ask.models import find_device
 from cope_cli.data.collate import collate
 from cope_cli.data.prompt import PromptBuilder, Timeline
 from cope_cli.data.samples import Sample, Visuals
 from cope_cli.errors import UsageError
+from cope_cli.evaluate.config import TtftConfig
 from cope_cli.evaluate.machine import PeakMemory, free_bytes
 from cope_cli.evaluate.tokens import SECONDS_PER_GOP, SLOTS_PER_GOP
 from cope_cli.model.batch import VideoLMBatch
 from cope_cli.model.kv_cache import cache_option
+from cope_cli.model.placement import torch_dtype
 from cope_cli.model.sizes.geometry import Geometry, build_geometry, find_geometry
 from cope_cli.model.sizes.small import build_small_tokenizer
+from cope_cli.options import Dtype
 
 PARTS = ("vision", "projector", "delta_encoder", "prefill", "decode")
 TTFT_PARTS = PARTS[:-1]
 QUESTION = "What happened?"
-
-
-@dataclass(frozen=True, kw_only=True)
-class TtftConfig:
-    """What to measure, and how.
-
-    Attributes:
-        geometry: a name of `geometry.GEOMETRIES`.
-        dtype: a name of `api.models.DTYPES`; "auto" is bf16 on a GPU, fp32 on a CPU.
-        device: PyTorch's name; "auto" takes a GPU if there is one.
-        rounds: runs of each configuration that are counted.
-        num_new_tokens: tokens of the answer.
-        is_warm_up_full: run every configuration once before; False runs one GOP through every part.
-        grid_px: side of the primitives' grid.
-        shares_layers: let the language model's layers share one layer's weights, where memory is too small for all.
-    """
-
-    geometry: str = "tiny"
-    dtype: str = "auto"
-    device: str = "auto"
-    rounds: int = 5
-    num_new_tokens: int = 64
-    is_warm_up_full: bool = True
-    grid_px: int = 224
-    shares_layers: bool = False
-
-    def __post_init__(self) -> None:
-        find_geometry(self.geometry)
-        if self.dtype not in DTYPES:
-            raise UsageError(f"--dtype {self.dtype}: expected one of {', '.join(DTYPES)}")
-        if self.rounds < 1:
-            raise UsageError(f"--rounds {self.rounds}: expected at least 1")
-        if self.num_new_tokens < 1:
-            raise UsageError(f"--new-tokens {self.num_new_tokens}: expected at least 1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,11 +116,11 @@ class Runner:
     def __init__(self, config: TtftConfig) -> None:
         self.config = config
         self.device = find_device(config.device)
-        self.dtype = config.dtype
-        if config.dtype == "auto":
-            self.dtype = "bf16" if self.device.type == "cuda" else "fp32"
+        self.dtype = Dtype(config.dtype)
+        if config.dtype == Dtype.AUTO:
+            self.dtype = Dtype.BFLOAT16 if self.device.type == "cuda" else Dtype.FLOAT32
         self.geometry = find_geometry(config.geometry)
-        dtype = DTYPES[self.dtype] or torch.float32
+        dtype = torch_dtype(self.dtype) or torch.float32
         _check_memory(self.geometry, dtype, self.device, shares_layers=config.shares_layers)
         self.model = build_geometry(
             self.geometry,
@@ -185,7 +154,7 @@ class Runner:
             window_seconds=window,
             video_seconds=num_slots * window,
         )
-        prompt = self.builder(keyframes).ask(QUESTION, timeline, max_new_tokens=self.config.num_new_tokens)
+        prompt = self.builder(keyframes).ask(QUESTION, timeline, max_new_tokens=self.config.max_new_tokens)
         num_rgb, num_p = prompt.plan.num_rgb_slots, prompt.plan.num_delta_slots
         random, side, grid = np.random.default_rng(0), self.geometry.image_px, self.config.grid_px
         visuals = Visuals(
@@ -208,7 +177,7 @@ class Runner:
                 token = self._step(embeddings, cache)
             del embeddings
             with watch("decode"):
-                for _ in range((num_new_tokens or self.config.num_new_tokens) - 1):
+                for _ in range((num_new_tokens or self.config.max_new_tokens) - 1):
                     token = self._step(self.model.base.get_input_embeddings()(token), cache)
             del cache
         return Run(

@@ -119,7 +119,7 @@ def measure_ttft(runner: Runner, *, on_progress: Callable[[int, int], None] = la
         dtype=runner.dtype,
         device=str(runner.device),
         machine=Machine.of(runner.device),
-        num_new_tokens=config.num_new_tokens,
+        num_new_tokens=config.max_new_tokens,
         rounds=config.rounds,
         records=[_record(runner, name, samples, runs) for name in samples],
     )

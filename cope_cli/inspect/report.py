@@ -10,40 +10,12 @@ from pathlib import Path
 from cope_cli.cache.primitives import Primitives
 from cope_cli.cache.store import Cache
 from cope_cli.errors import UsageError
+from cope_cli.inspect.config import InspectConfig
 from cope_cli.inspect.entry import find_entry
 from cope_cli.inspect.figures import check_slot, write_figures
 from cope_cli.inspect.page import write_page
 from cope_cli.inspect.slots import KEYFRAMES, MAX_SLOTS, SlotRow, plans_of, slot_range, slot_rows, typical_slot
 from cope_cli.model.token_plan import TokenPlan
-
-
-@dataclass(frozen=True, kw_only=True)
-class InspectConfig:
-    """What to look at, and how.
-
-    Attributes:
-        slot: the slot of the pictures, and the one the page opens at; None takes the one in which most moves.
-        fusion_frames: fusion window s; None takes what the cache has, else 30.
-        adaptive: windows that end when as much has happened as in s average frames.
-        from_seconds: slots before it are left out.
-        to_seconds: slots at it or after are left out; None for the end, or for a limit where pictures are made.
-        has_pictures: write the PNG files.
-        has_page: write the HTML page.
-    """
-
-    slot: int | None = None
-    fusion_frames: int | None = None
-    adaptive: bool = False
-    from_seconds: float = 0.0
-    to_seconds: float | None = None
-    has_pictures: bool = True
-    has_page: bool = False
-
-    def __post_init__(self) -> None:
-        if self.from_seconds < 0:
-            raise UsageError(f"--from {self.from_seconds:g}: expected 0 or more seconds")
-        if self.to_seconds is not None and self.to_seconds <= self.from_seconds:
-            raise UsageError(f"--to {self.to_seconds:g}: expected more than --from {self.from_seconds:g}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""Where the parts of a model are, and what is said if they do not fit there."""
+"""On which devices a model's parts are, in which number format, and the error if they do not fit there."""
 
 from __future__ import annotations
 
@@ -9,11 +9,23 @@ import torch
 from torch import nn
 
 from cope_cli.errors import UsageError
+from cope_cli.options import Dtype
 
 #: Where parts of a model go: a name that accelerate resolves, or module names and devices.
 DeviceMap = str | Mapping[str, int | str | torch.device]
 #: The names.
 NAMED_MAPS = ("auto", "balanced", "balanced_low_0", "sequential")
+
+
+def torch_dtype(name: str) -> torch.dtype | None:
+    """Return the number format of a name as `--dtype` takes it; None for `auto`.
+
+    Raises:
+        UsageError: there is no such format.
+    """
+    if name not in list(Dtype):
+        raise UsageError(f"--dtype {name}: expected {', '.join(Dtype)}")
+    return None if name == Dtype.AUTO else getattr(torch, name)
 
 
 def execution_device(module: nn.Module) -> torch.device:
@@ -26,11 +38,11 @@ def execution_device(module: nn.Module) -> torch.device:
 
 @contextlib.contextmanager
 def fitting_memory(what: object) -> Iterator[None]:
-    """Say in words that a device's memory is too small for a model."""
+    """Raise UsageError if a device's memory is too small for a model."""
     try:
         yield
     except torch.OutOfMemoryError as error:
         raise UsageError(
             f"{what}: the device's memory is too small: {str(error).splitlines()[0]}",
-            "Take --dtype bf16, spread it over several devices with --device-map auto, or use --device cpu.",
+            "Use --dtype bfloat16, spread it over several devices with --device-map auto, or use --device cpu.",
         ) from error

@@ -21,6 +21,7 @@ from cope_cli.files import tree_bytes
 from cope_cli.stages.batch import Batch, default_workers, run_parts, wide_items
 from cope_cli.stages.entries import EntryPlan, finished_entry, write_entry
 from cope_cli.stages.frames import FramesRequest, ensure_frames, slots_of_entry
+from cope_cli.stages.sources import find_videos
 
 OnProgress = Callable[[float, float], None]
 #: A video of fewer frames is not shared out: starting processes would cost more than they save.
@@ -242,7 +243,8 @@ def extract_batch(
     """Prepare the extraction of encoded videos.
 
     Args:
-        videos: entry names, source paths or the ends of those; none means every encoded video of the cache.
+        videos: what names an encoded video (`Cache.find_encoded`), or a folder, which is searched as `cope encode`
+            does; none means every encoded video of the cache.
         cache_root: the cache folder.
         config: fusion window, grid, tail.
         frames: RGB slots to store as well.
@@ -254,21 +256,11 @@ def extract_batch(
     """
     cache = Cache(cache_root)
     cache.clean()
-    errors: dict[str, CopeError] = {}
+    entries, errors = cache.usable_encoded()
     if videos:
-        found: dict[str, EncodedEntry] = {}
-        for video in videos:
-            try:
-                found |= {entry.name: entry for entry in cache.find_encoded(video)}
-            except CopeError as error:
-                errors[video] = error
-        entries = list(found.values())
-    else:
-        entries, errors = cache.usable_encoded()
-        if not entries and not errors:
-            raise EntryNotFoundError(
-                f"{cache_root}: no encoded video in this cache", "Run `cope encode PATHS...` first."
-            )
+        entries, errors = _find_named(videos, cache, entries)
+    elif not entries and not errors:
+        raise EntryNotFoundError(f"{cache_root}: no encoded video in this cache", "Run `cope encode PATHS...` first.")
     workers = workers or default_workers()
     lengths = {entry.name: float(entry.manifest.info["num_frames"]) for entry in entries}
     wide = wide_items(lengths, workers, MIN_PARALLEL_FRAMES)
@@ -288,6 +280,22 @@ def extract_batch(
         weights=lengths,
         errors=errors,
     )
+
+
+def _find_named(
+    videos: Sequence[str], cache: Cache, entries: Sequence[EncodedEntry]
+) -> tuple[list[EncodedEntry], dict[str, CopeError]]:
+    """Return the entries of named videos and of the videos in named folders, and an error for each that has none."""
+    folders = [Path(video) for video in videos if Path(video).is_dir()]
+    inside, not_found = find_videos(folders, exclude=cache.root)
+    found: dict[str, EncodedEntry] = {}
+    errors: dict[str, CopeError] = {**not_found}
+    for video in [*(video for video in videos if not Path(video).is_dir()), *map(str, inside)]:
+        try:
+            found |= {entry.name: entry for entry in cache.find_encoded(video, entries)}
+        except CopeError as error:
+            errors[video] = error
+    return list(found.values()), errors
 
 
 def _extract_item(

@@ -17,8 +17,8 @@ from cope_cli.codec.gop import Slot, keyframe_slots
 from cope_cli.codec.mpeg4.adaptive import slots_of_encoded
 from cope_cli.codec.primitives import read_slot_frames, rgb_converter
 from cope_cli.codec.versions import library_versions
-from cope_cli.config import DirectConfig, ExtractConfig
-from cope_cli.errors import EntryNotFoundError, UsageError
+from cope_cli.config import DirectConfig, ExtractConfig, FramesConfig
+from cope_cli.errors import EntryNotFoundError
 
 OnProgress = Callable[[float, float], None]
 
@@ -35,22 +35,13 @@ class FramesRequest:
     size_px: int = 384
     keyframes_per_gop: int = 4
 
-    def __post_init__(self) -> None:
-        if not 16 <= self.size_px <= 2048:
-            raise UsageError(f"--frame-size {self.size_px}: expected 16 to 2048 pixels")
-        if self.keyframes_per_gop < 0:
-            raise UsageError(f"--store-frames {self.keyframes_per_gop}: expected a number of keyframes per GOP, or all")
-
     @classmethod
-    def parse(cls, text: str, size_px: int) -> FramesRequest | None:
-        """Read the value of `--store-frames`: a number of keyframes per GOP, `all`, or `none`."""
-        if text == "none":
+    def of(cls, config: FramesConfig) -> FramesRequest | None:
+        """Return what a configuration asks for; None if it stores none."""
+        if config.store_frames == "none":
             return None
-        if text != "all" and not text.isdecimal():
-            raise UsageError(f"--store-frames {text}: expected a number of keyframes per GOP, all or none")
-        if text == "0":
-            raise UsageError("--store-frames 0: expected at least 1, or none")
-        return cls(size_px=size_px, keyframes_per_gop=0 if text == "all" else int(text))
+        keyframes = 0 if config.store_frames == "all" else int(config.store_frames)
+        return cls(size_px=config.frame_size_px, keyframes_per_gop=keyframes)
 
     def slots(self, slot_gop: Sequence[int]) -> list[int]:
         """Return the wanted slots of a video whose slots lie in these GOPs."""

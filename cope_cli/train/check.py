@@ -1,12 +1,11 @@
-"""`cope train check`: all training data is read before a GPU is paid for, and what a step will cost is worked out.
+"""`cope train check`: read all training data before a GPU is paid for.
 
-Read are the data files, the cache's manifests and slot tables, the headers of the model's files and its tokenizer: no
-pixel and no weight. Whether every byte of the cache is sound is for `cope cache verify` to say.
+It reads the data files, the cache's manifests and slot tables, the headers of the model's files and its tokenizer, but
+no pixel and no weight. `cope cache verify` checks every byte of the cache.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -21,19 +20,15 @@ from cope_cli.cache.store import Cache, PrimitivesEntry
 from cope_cli.codec.source import open_source
 from cope_cli.data.conversations import Item
 from cope_cli.data.datasets import FinetuneDataset
-from cope_cli.data.prompt import IGNORED_LABEL, Prompt, PromptBuilder, Timeline
+from cope_cli.data.prompt import Prompt, PromptBuilder, Timeline
 from cope_cli.data.recipes import DataFile, TrainingData, read_data
 from cope_cli.data.videos import VideoIndex
 from cope_cli.errors import CopeError, DataError, TooLongError
 from cope_cli.model.checkpoint.hub import model_folder
 from cope_cli.model.checkpoint.outline import Outline, read_outline
 from cope_cli.model.delta_encoder import DeltaEncoderConfig
-from cope_cli.model.lora import LoraSizes, add_lora
-from cope_cli.model.sizes.geometry import geometry_of
 from cope_cli.model.sizes.small import build_small_videolm
 from cope_cli.train.config import FinetuneConfig
-from cope_cli.train.costs import Memory, SampleSize, Training, step_flops, step_memory
-from cope_cli.train.finetune.trainable import frozen_product_weights, num_parameters, set_trainable
 
 ProblemKind = Literal["malformed", "missing video", "unreadable video", "no entry", "bad entry", "too long"]
 
@@ -107,29 +102,6 @@ class Lengths:
 
 
 @dataclass(frozen=True, kw_only=True)
-class StepCost:
-    """What a step costs; see `costs` for the arithmetic.
-
-    Attributes:
-        longest: the longest sample.
-        memory: of a micro-batch of samples as long as that.
-        num_parameters: of the model.
-        num_trained: of these, with a gradient.
-        flops: operations of a step of samples of mean length.
-        seconds: at the speed that was named; None if none was.
-        num_steps: steps of the run on one device.
-    """
-
-    longest: SampleSize
-    memory: Memory
-    num_parameters: int
-    num_trained: int
-    flops: float
-    seconds: float | None
-    num_steps: int
-
-
-@dataclass(frozen=True, kw_only=True)
 class CheckReport:
     """All that was found.
 
@@ -143,7 +115,6 @@ class CheckReport:
         num_frames_missing: RGB slots that a run would add to the cache first.
         frames_missing_bytes: their size before compression.
         lengths: the samples, by keyframes per GOP.
-        cost: None if there is no usable sample.
     """
 
     files: list[DataFile]
@@ -155,14 +126,11 @@ class CheckReport:
     num_frames_missing: int
     frames_missing_bytes: int
     lengths: list[Lengths]
-    cost: StepCost | None
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as JSON values."""
         values = asdict(self)
         values["files"] = [{**file, "path": str(file["path"])} for file in values["files"]]
-        if self.cost is not None:
-            values["cost"]["memory"] = self.cost.memory.to_dict()
         return {**values, "is_good": not self.problems}
 
 
@@ -170,7 +138,6 @@ def check_data(
     cache: Cache,
     config: FinetuneConfig,
     *,
-    tflops: float | None = None,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> CheckReport:
     """Read everything that a finetune run will need.
@@ -178,7 +145,6 @@ def check_data(
     Args:
         cache: holds the primitives.
         config: the run's settings; `skip_bad` is not asked.
-        tflops: operations per second in 10^12 that a device reaches in training; None leaves the time out.
         on_progress: called with (items measured, items in all).
 
     Raises:
@@ -200,7 +166,7 @@ def check_data(
         context_tokens=outline.model.context_tokens,
         max_gops=config.max_gops,
     )
-    lengths, sizes = _measure(usable, timelines, builder, config, problems, on_progress)
+    lengths = _measure(usable, timelines, builder, config, problems, on_progress)
     size_px = outline.model.vision_size_px
     missing = _missing_frames([item for item, _ in usable], index, builder, config, size_px, problems)
     return CheckReport(
@@ -213,7 +179,6 @@ def check_data(
         num_frames_missing=missing,
         frames_missing_bytes=missing * 3 * size_px**2,
         lengths=lengths,
-        cost=_cost(outline, config, lengths, sizes, tflops) if any(sizes) else None,
     )
 
 
@@ -293,8 +258,8 @@ def _measure(
     config: FinetuneConfig,
     problems: list[Problem],
     on_progress: Callable[[int, int], None],
-) -> tuple[list[Lengths], list[list[SampleSize]]]:
-    """Build every prompt at every number of keyframes; returns the lengths and the samples' sizes, by keyframes."""
+) -> list[Lengths]:
+    """Build every prompt at every number of keyframes; returns the lengths by keyframes."""
     mix = config.keyframe_mix
     builders = [replace(builder, keyframes_per_gop=keyframes) for keyframes in mix.counts]
     prompts: list[list[Prompt]] = [[] for _ in builders]
@@ -322,16 +287,7 @@ def _measure(
                 totals=tuple(len(prompt) for prompt in built),
             )
         )
-    return lengths, [[_size(prompt) for prompt in built] for built in prompts]
-
-
-def _size(prompt: Prompt) -> SampleSize:
-    return SampleSize(
-        num_rgb=len(prompt.plan.rgb_slots),
-        num_p=len(prompt.plan.delta_slots),
-        num_tokens=len(prompt),
-        num_answer_tokens=sum(label != IGNORED_LABEL for label in prompt.labels),
-    )
+    return lengths
 
 
 def _missing_frames(
@@ -355,52 +311,3 @@ def _missing_frames(
         except CopeError as error:
             problems.append(_problem("bad entry", error, f"entry {name}"))
     return count
-
-
-def _cost(
-    outline: Outline,
-    config: FinetuneConfig,
-    lengths: Sequence[Lengths],
-    sizes: Sequence[Sequence[SampleSize]],
-    tflops: float | None,
-) -> StepCost:
-    """Work out a step's memory, for the longest sample, and its operations, for the mean one."""
-    model = outline.model
-    assert model.delta_encoder is not None
-    if config.lora is not None:
-        add_lora(model, LoraSizes(rank=config.lora, alpha=config.lora))
-    set_trainable(model, train_vision=config.train_vision, freeze=config.freeze, lora=config.lora is not None)
-    halved = 0
-    if config.keeps_frozen_bf16 and outline.stored_dtype == torch.bfloat16:
-        halved = sum(parameter.numel() for parameter in frozen_product_weights(model))
-    training = Training(
-        geometry=geometry_of(model.base.config),
-        delta=model.delta_encoder.config,
-        num_parameters=num_parameters(model),
-        num_trained=num_parameters(model, trained_only=True),
-        batch_size=config.batch_size,
-        accumulate=config.accumulate,
-        bf16=config.bf16,
-        num_frozen_bf16=halved,
-        train_vision=config.train_vision,
-        train_language="llm" not in config.freeze and config.lora is None,
-        train_projector="projector" not in config.freeze,
-        train_delta="delta-encoder" not in config.freeze,
-    )
-    longest = max((size for one in sizes for size in one), key=lambda size: size.num_tokens)
-    means: dict[str, float] = defaultdict(float)
-    drawn = sum(row.share for row, one in zip(lengths, sizes, strict=True) if one)
-    for row, one in zip(lengths, sizes, strict=True):
-        for size in one:
-            for name, value in asdict(size).items():
-                means[name] += value * row.share / drawn / len(one)
-    flops = step_flops(training, means)
-    return StepCost(
-        longest=longest,
-        memory=step_memory(training, longest),
-        num_parameters=training.num_parameters,
-        num_trained=training.num_trained,
-        flops=flops,
-        seconds=None if tflops is None else flops / (tflops * 1e12),
-        num_steps=config.num_steps(max(len(one) for one in sizes)),
-    )

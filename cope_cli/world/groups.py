@@ -7,15 +7,12 @@ group have the same pictures in all their I-frames.
 
 from __future__ import annotations
 
-import hashlib
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from dataclasses import replace
 
 import numpy as np
 
-from cope_cli.errors import UsageError
-from cope_cli.files import canonical_json
 from cope_cli.world.acts import Canvas, NoRoomError, act
+from cope_cli.world.config import MAX_OBJECTS, WorldConfig
 from cope_cli.world.records import GOP_FRAMES, GOP_SECONDS, OPPOSITE, Clip, Part, Shot
 from cope_cli.world.themes import (
     NEEDS_TWO,
@@ -27,73 +24,10 @@ from cope_cli.world.themes import (
     overlaps,
 )
 
-#: Goes up when the same settings give other clips or other questions.
-WORLD_VERSION = 2
-SPLITS = ("train", "val", "test")
-MAX_OBJECTS = 4
 _MAX_TRIES = 300  # starts and scripts for one theme
 _MAX_THEMES = 50
 #: Themes whose questions stay clear if another scene comes before or after.
 _HALF_THEMES = ("direction", "two ways", "what", "state", "changes", "faster", "order", "meeting")
-
-
-@dataclass(frozen=True, kw_only=True)
-class WorldConfig:
-    """Which clips: every field changes them, so every field is in the settings file beside them.
-
-    Attributes:
-        seed: decides everything, together with `split`.
-        split: train, val or test: streams of their own, so that no clip of one is in another.
-        size_px: side of the pictures.
-        objects: "n" or "n-m": things at the start of a clip. With "1" the camera stands still and there are no cuts.
-        two_gops: share of groups whose clips are two GOPs (16 seconds) long; the others are one (8 seconds).
-    """
-
-    seed: int = 0
-    split: str = "train"
-    size_px: int = 128
-    objects: str = "1-4"
-    two_gops: float = 0.1
-
-    def __post_init__(self) -> None:
-        if self.seed < 0:
-            raise UsageError(f"--seed {self.seed}: expected 0 or more")
-        if self.split not in SPLITS:
-            raise UsageError(f"--split {self.split}: expected one of {', '.join(SPLITS)}")
-        if not 64 <= self.size_px <= 512 or self.size_px % 16:
-            raise UsageError(f"--size {self.size_px}: expected a multiple of 16 from 64 to 512 pixels")
-        if not 0 <= self.two_gops <= 1:
-            raise UsageError(f"--two-gops {self.two_gops}: expected a share from 0 to 1")
-        low, high = self.objects_range
-        if not 1 <= low <= high <= MAX_OBJECTS:
-            raise UsageError(f"--objects {self.objects}: expected numbers from 1 to {MAX_OBJECTS}, such as 1 or 1-4")
-
-    @property
-    def objects_range(self) -> tuple[int, int]:
-        """The fewest and the most things at the start of a clip."""
-        low, _, high = self.objects.partition("-")
-        if not low.isdigit() or not (high or low).isdigit():
-            raise UsageError(f"--objects {self.objects}: expected a number or a range, such as 1 or 1-4")
-        return int(low), int(high or low)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the fields as JSON values."""
-        return asdict(self)
-
-    @property
-    def key(self) -> str:
-        """Six hex digits that stand for all the fields."""
-        fields = canonical_json({"world": WORLD_VERSION, **self.to_dict()})
-        return hashlib.sha256(fields.encode()).hexdigest()[:6]
-
-    def stream(self, group: int, use: int) -> np.random.Generator:
-        """Return the random stream of a group for one use."""
-        key = np.random.SeedSequence([WORLD_VERSION, SPLITS.index(self.split), self.seed, group, use])
-        return np.random.Generator(np.random.PCG64(key))
-
-    def clip_name(self, index: int) -> str:
-        """Return the name of a clip's file, without ending: no other world has one of this name."""
-        return f"{self.split}-{self.key}-{index:06d}"
 
 
 def draw_group(config: WorldConfig, group: int) -> list[Clip]:

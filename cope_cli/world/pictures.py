@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cope_cli.world.acts import Canvas, NoRoomError
-from cope_cli.world.groups import WorldConfig, draw_num_things
+from cope_cli.world.config import WorldConfig
+from cope_cli.world.groups import draw_num_things
 from cope_cli.world.records import Clip, Shot, Thing
 from cope_cli.world.render import Painter, render
 from cope_cli.world.themes import draw_start

@@ -13,12 +13,13 @@ from typing import Any
 
 from cope_cli.codec.clips import write_h264
 from cope_cli.files import write_text
-from cope_cli.world.groups import WorldConfig, draw_group
+from cope_cli.world.config import Split, WorldConfig
+from cope_cli.world.groups import draw_group
 from cope_cli.world.questions import questions_of
 from cope_cli.world.records import FPS, Clip
 from cope_cli.world.render import render
 
-SAMPLES_CONFIG = WorldConfig(seed=2026, split="test", two_gops=0)
+SAMPLES_CONFIG = WorldConfig(seed=2026, split=Split.TEST, two_gops=0)
 #: Name of the file -> number of the group and of the twin.
 _SAMPLES = {
     "tiny_right_then_down": (67, 3),

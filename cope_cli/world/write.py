@@ -26,7 +26,8 @@ from cope_cli.codec.clips import write_h264
 from cope_cli.errors import DataError, PathNotFoundError, StorageError, UsageError
 from cope_cli.files import canonical_json, write_json, write_text
 from cope_cli.stages.batch import Batch
-from cope_cli.world.groups import WORLD_VERSION, WorldConfig, draw_group
+from cope_cli.world.config import WORLD_VERSION, WorldConfig
+from cope_cli.world.groups import draw_group
 from cope_cli.world.questions import questions_of, video_of
 from cope_cli.world.records import FPS, Clip
 from cope_cli.world.render import Painter, render

@@ -90,21 +90,27 @@ class Recipe:
         return Recipe(**{**asdict(self), **sizes, **steps})
 
 
+#: The modules that stages run.
+COPE, VISION = "cope_cli", "recipes.cope_tiny"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Stage:
     """One command.
 
     Attributes:
         name: in the log.
-        arguments: of `cope`.
+        arguments: of the command.
         run: name of its training run, whose status says whether it is finished or can be gone on with.
         cache: below the work folder.
+        module: what Python runs.
     """
 
     name: str
     arguments: Sequence[str]
     run: str = ""
     cache: str = "cache"
+    module: str = COPE
 
 
 @dataclass
@@ -129,7 +135,7 @@ class Work:
 
     def run(self, stage: Stage) -> None:
         """Run a stage unless it is done; raises SystemExit if it fails."""
-        command = ["cope", *stage.arguments]
+        command = ["cope" if stage.module == COPE else f"python -m {stage.module}", *stage.arguments]
         if self.is_done(stage, command):
             print(f"{stage.name}: done before", flush=True)
             return
@@ -144,7 +150,7 @@ class Work:
         environment |= {"COPE_CACHE": str(self.folder / stage.cache), "COPE_RUNS": str(self.folder / "runs")}
         start, before = time.monotonic(), _children_seconds()
         with (self.folder / f"{stage.name}.txt").open("a") as output:
-            line = [sys.executable, "-m", "cope_cli", *arguments]
+            line = [sys.executable, "-m", stage.module, *arguments]
             code = subprocess.run(
                 line, stdout=output, stderr=subprocess.STDOUT, env=environment, check=False
             ).returncode
@@ -199,7 +205,7 @@ def _training_stages(recipe: Recipe, folder: Path) -> list[Stage]:
     runs, scenes = folder / "runs", folder / "scenes"
     settings = ["--grid", "128", "--log-steps", "20", "--save-steps", "200", "--optimizer", "muon"]
     seeded = ["--seed", str(recipe.seed), *settings]
-    pictures = ["train", "vision", "--data", str(scenes / "val-one"), "--data", str(scenes / "val-all")]
+    pictures = ["--data", str(scenes / "val-one"), "--data", str(scenes / "val-all")]
     pictures += ["--batch-size", str(recipe.vision_batch)]
     vision = [*pictures, "--steps", str(recipe.vision_steps), "--lr", "3e-3", "--run", "vision", *seeded]
     again = [*pictures, "--model", str(runs / "vision"), "--steps", str(recipe.vision_again_steps), "--lr", "2e-3"]
@@ -226,9 +232,9 @@ def _training_stages(recipe: Recipe, folder: Path) -> list[Stage]:
     finetune += ["--schedule", "linear", "--warmup", "10"]
     finetune += ["--steps", str(recipe.finetune_steps), "--batch-size", str(recipe.finetune_batch)]
     return [
-        Stage(name="vision", arguments=vision, run="vision", cache="cache-val"),
-        Stage(name="vision-again", arguments=again, run="vision-again", cache="cache-val"),
-        Stage(name="vision-last", arguments=last, run="vision-last", cache="cache-val"),
+        Stage(name="vision", arguments=vision, run="vision", cache="cache-val", module=VISION),
+        Stage(name="vision-again", arguments=again, run="vision-again", cache="cache-val", module=VISION),
+        Stage(name="vision-last", arguments=last, run="vision-last", cache="cache-val", module=VISION),
         Stage(name="pretrain", arguments=pretrain, run="pretrain"),
         Stage(name="align", arguments=[*align, "--run", "align"], run="align"),
         Stage(name="motion", arguments=[*motion, "--run", "motion"], run="motion"),

@@ -39,7 +39,6 @@ from cope_cli.model.checkpoint.folders import load_videolm, save_videolm, vision
 from cope_cli.model.checkpoint.hub import model_folder
 from cope_cli.model.videolm import VideoLM
 from cope_cli.runs import RunFolder
-from cope_cli.train.config import VisionConfig
 from cope_cli.train.finetune.trainable import set_trainable
 from cope_cli.train.loop.batches import ErrorsAsSamples
 from cope_cli.train.loop.ranks import join_ranks
@@ -55,9 +54,11 @@ from cope_cli.train.loop.setup import (
     record,
 )
 from cope_cli.train.loop.sharding import check_fsdp, load_full_state_dict
+from cope_cli.world.config import Split
 from cope_cli.world.themes import SHAPES
 from cope_cli.world.words import CELLS, vocabulary
 from cope_cli.world.write import read_settings
+from recipes.cope_tiny.config import VisionConfig
 from recipes.cope_tiny.model import build_tiny_videolm
 from recipes.cope_tiny.vision_data import (
     COLOUR_NAMES,
@@ -254,7 +255,7 @@ def train_vision(
     from cope_cli.train.loop.arguments import training_arguments
     from cope_cli.train.loop.engine import run_training
 
-    ranks = join_ranks(cpu=config.cpu, timeout_minutes=config.rank_timeout_minutes)
+    ranks = join_ranks(cpu=config.is_cpu, timeout_minutes=config.rank_timeout_minutes)
     check_fsdp(config, ranks)
     run = RunFolder(run_folder, "vision")
     settings = config.settings(ranks.count)
@@ -264,7 +265,7 @@ def train_vision(
     index, bad = open_index(cache, config)
     sizes = {"size_px": videolm.vision_size_px, "patches_per_side": videolm.patches_per_side}
     worlds = [read_settings(folder) for folder in config.data]
-    worlds = [replace(world, split="train", seed=world.seed + config.seed) for world in worlds]
+    worlds = [replace(world, split=Split.TRAIN, seed=world.seed + config.seed) for world in worlds]
     dataset = PictureDataset(worlds, config.num_pictures, **sizes)
     clips = {path: clip for folder in config.data for path, clip in read_clips(folder).items()}
     frames = VisionDataset(clips, index, skip_bad=config.skip_bad > 0, **sizes)

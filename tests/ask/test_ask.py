@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from cope_cli.ask.config import AskConfig
 from cope_cli.ask.conversation import Answer
 from cope_cli.ask.models import load_model
 from cope_cli.ask.question import ask_video
-from cope_cli.ask.settings import AskConfig, find_model
+from cope_cli.ask.settings import find_model
 from cope_cli.cache.store import Cache
 from cope_cli.config import EncodeConfig
 from cope_cli.errors import CheckpointError, PathNotFoundError, UsageError, VideoError

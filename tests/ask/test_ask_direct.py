@@ -9,10 +9,10 @@ import pytest
 from api_ways import write_hevc
 from asked_videos import SAMPLES
 
+from cope_cli.ask.config import AskConfig
 from cope_cli.ask.models import load_model
 from cope_cli.ask.question import ask_video
 from cope_cli.ask.questions import answer_questions
-from cope_cli.ask.settings import AskConfig
 from cope_cli.ask.shown import notes
 from cope_cli.cache.store import Cache
 from cope_cli.errors import CheckpointError, VideoError

@@ -15,7 +15,7 @@ from cope_cli.cli.main import app
 
 
 @pytest.fixture
-def seen(monkeypatch) -> dict[str, Any]:
+def seen(monkeypatch, tmp_path) -> dict[str, Any]:
     """What the library was called with; nothing is loaded or answered."""
     found: dict[str, Any] = {}
 
@@ -36,6 +36,8 @@ def seen(monkeypatch) -> dict[str, Any]:
         )
         return QuestionsRecord(out=out, errors=(), **counts)
 
+    monkeypatch.chdir(tmp_path)
+    Path("q.json").write_text("[]")
     monkeypatch.setattr(models, "load_model", load)
     monkeypatch.setattr(settings, "find_model", lambda named, runs: Path(named))
     monkeypatch.setattr(questions, "answer_questions", answer)
@@ -48,8 +50,8 @@ def ask(*args: str) -> None:
 
 
 def test_flags_of_the_model_reach_the_loader(seen):
-    ask("--device", "cuda:1", "--dtype", "bf16", "--device-map", "auto", "--attention", "eager")
-    expected = {"device": "cuda:1", "dtype": "bf16", "device_map": "auto", "attention": "eager", "delta_encoder": None}
+    ask("--device", "cuda:1", "--dtype", "bfloat16", "--device-map", "auto", "--attention", "eager")
+    expected = {"device": "cuda:1", "dtype": "bfloat16", "device_map": "auto", "attention": "eager"}
     assert expected.items() <= seen["load"].items()
     ask("--delta-encoder", "pretrain-1", "--runs", "elsewhere")
     assert (seen["load"]["delta_encoder"], seen["load"]["runs_root"]) == ("pretrain-1", Path("elsewhere"))

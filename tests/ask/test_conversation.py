@@ -9,8 +9,8 @@ import pytest
 import torch
 from asked_videos import SAMPLES
 
+from cope_cli.ask.config import AskConfig
 from cope_cli.ask.conversation import Conversation, _streamer
-from cope_cli.ask.settings import AskConfig
 from cope_cli.errors import UsageError
 
 VIDEO = SAMPLES / "camera_pan.mp4"

@@ -9,8 +9,9 @@ import pytest
 import torch
 from layouts import make_base, write_llava
 
-from cope_cli.ask.models import DTYPES, check_delta_mode, load_model
-from cope_cli.ask.settings import AskConfig, find_model
+from cope_cli.ask.config import AskConfig
+from cope_cli.ask.models import check_delta_mode, load_model
+from cope_cli.ask.settings import find_model
 from cope_cli.ask.shown import notes
 from cope_cli.errors import CheckpointError, PathNotFoundError, UsageError
 from cope_cli.files import write_json
@@ -110,10 +111,11 @@ def test_offline_is_honoured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_types_are_chosen_by_name(folder: Path) -> None:
-    for name, dtype in DTYPES.items():
+    for name in ("auto", "float32", "bfloat16", "float16"):
         model = load_model(folder, "cpu", dtype=name).model
-        assert {parameter.dtype for parameter in model.parameters()} == {dtype or torch.float32}
-    with pytest.raises(UsageError, match="--dtype int4: expected one of auto, fp32, bf16, fp16"):
+        expected = torch.float32 if name == "auto" else getattr(torch, name)
+        assert {parameter.dtype for parameter in model.parameters()} == {expected}
+    with pytest.raises(UsageError, match="--dtype int4: expected auto, float32, bfloat16, float16"):
         load_model(folder, dtype="int4")
 
 

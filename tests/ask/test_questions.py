@@ -10,9 +10,9 @@ import pytest
 from asked_videos import SAMPLES
 
 from cope_cli.ask import questions as module
+from cope_cli.ask.config import AskConfig
 from cope_cli.ask.question import ask_video
 from cope_cli.ask.questions import answer_questions
-from cope_cli.ask.settings import AskConfig
 from cope_cli.config import EncodeConfig
 from cope_cli.errors import UsageError
 

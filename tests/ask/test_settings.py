@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from cope_cli.ask.settings import AskConfig, preparation_ahead
+from cope_cli.ask.config import AskConfig
+from cope_cli.ask.settings import preparation_ahead
 from cope_cli.ask.shown import preparation_of
 from cope_cli.model.checkpoint.folders import LoadedVideoLM
 

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from cope_cli.ask.config import AskConfig, DeltaMode
 from cope_cli.ask.models import load_model
-from cope_cli.ask.settings import SHIPPED_MODEL, AskConfig, DeltaMode, find_model
+from cope_cli.ask.settings import SHIPPED_MODEL, find_model
 from cope_cli.ask.shown import notes
 from cope_cli.cache.store import Cache
 from cope_cli.config import EncodeConfig, ExtractConfig

@@ -16,8 +16,8 @@ from benchmarks import sensitivity as module
 from benchmarks.coding import read_coding
 from benchmarks.sensitivity import Asked, FactorValues, SensitivityReport, measure_sensitivity, settings_of
 from benchmarks.sensitivity_plot import draw_sensitivity
+from cope_cli.ask.config import AskConfig
 from cope_cli.ask.questions import QuestionsRecord
-from cope_cli.ask.settings import AskConfig
 from cope_cli.cli.main import app
 from cope_cli.codec.mpeg4.bitstream import VolHeader, VopParser
 from cope_cli.codec.mpeg4.stream import read_vops

@@ -11,8 +11,8 @@ import pytest
 import torch
 from asked_videos import SAMPLES
 
+from cope_cli.ask.config import AskConfig
 from cope_cli.ask.conversation import Conversation
-from cope_cli.ask.settings import AskConfig
 from cope_cli.ask.shown import run_stages
 from cope_cli.cache.store import Cache
 from cope_cli.data.judged import Judge, JudgedQuestion, chance, read_judged

@@ -9,23 +9,26 @@ import numpy as np
 import pytest
 import torch
 from made_videos import pictures, write_video
+from typer.testing import CliRunner
 
 from benchmarks.first_token import STEPS, measure_first_token
 from benchmarks.sampling import sample_frames, sampled_indices
+from cope_cli.cli.main import app
 from cope_cli.config import EncodeConfig, ExtractConfig
 from cope_cli.data.collate import collate
 from cope_cli.errors import UsageError, VideoError
 from cope_cli.evaluate import machine
+from cope_cli.evaluate.config import TtftConfig
 from cope_cli.evaluate.flops import Shape, saving_percent
 from cope_cli.evaluate.machine import PeakMemory
-from cope_cli.evaluate.runner import PARTS, Runner, Stopwatch, TtftConfig
+from cope_cli.evaluate.runner import PARTS, Runner, Stopwatch
 from cope_cli.evaluate.ttft import made_samples, measure_ttft, shape_of_sample
 from cope_cli.model.sizes.geometry import GEOMETRIES
 
 
 @pytest.fixture(scope="module")
 def runner() -> Runner:
-    return Runner(TtftConfig(rounds=1, num_new_tokens=3, is_warm_up_full=False, grid_px=32, device="cpu"))
+    return Runner(TtftConfig(rounds=1, max_new_tokens=3, is_warm_up_full=False, grid_px=32, device="cpu"))
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +60,7 @@ def test_every_configuration_is_measured_in_parts(runner: Runner) -> None:
     baseline, rival = report.records[0], report.records[-1]
     assert (baseline.saving_percent, baseline.bound_percent) == (0, 0)
     assert rival.saving_percent > 0
-    assert (report.weights, report.dtype, report.device) == ("random", "fp32", "cpu")
+    assert (report.weights, report.dtype, report.device) == ("random", "float32", "cpu")
     assert report.machine.name
 
 
@@ -119,7 +122,7 @@ def test_a_system_that_does_not_tell_gives_none(monkeypatch, tmp_path: Path) -> 
         ({"geometry": "1b"}, "--geometry 1b"),
         ({"dtype": "int8"}, "--dtype int8"),
         ({"rounds": 0}, "--rounds 0"),
-        ({"num_new_tokens": 0}, "--new-tokens 0"),
+        ({"max_new_tokens": 0}, "--max-new-tokens 0"),
     ],
 )
 def test_wrong_settings_are_refused_by_flag(options, message: str) -> None:
@@ -130,7 +133,7 @@ def test_wrong_settings_are_refused_by_flag(options, message: str) -> None:
 def test_a_model_that_does_not_fit_is_refused_before_it_is_built(monkeypatch) -> None:
     monkeypatch.setattr("cope_cli.evaluate.runner.free_bytes", lambda device: 20_000_000_000)
     with pytest.raises(UsageError, match=r"32\.1 GB as torch\.float32, and cpu has 20\.0 GB"):
-        Runner(TtftConfig(geometry="7b", dtype="fp32", device="cpu"))
+        Runner(TtftConfig(geometry="7b", dtype="float32", device="cpu"))
     with pytest.raises(UsageError, match="--device nothing"):
         Runner(TtftConfig(device="nothing"))
 
@@ -173,20 +176,13 @@ def test_a_file_that_is_no_video_is_refused(tmp_path: Path) -> None:
         sample_frames(tmp_path / "a.mp4", 8, 32, by_seeking=False)
 
 
-def test_the_command_prints_tables_and_json(video: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from cope_cli.cli import show
-    from cope_cli.cli.bench.command import bench
-
-    show.out.file = None  # the stream that is captured now
-    options = {"ttft": True, "rounds": 1, "new_tokens": 2, "short_warm_up": True, "grid": 32, "device": "cpu"}
-    bench(**options, videos=[str(video)], fusion=6, json=True)
-    printed = json.loads(capsys.readouterr().out)
-    assert set(printed) == {"ttft", "from_file", "flops", "longest_video"}
+def test_the_command_prints_tables_and_json() -> None:
+    options = ["bench", "--ttft", "--rounds", "1", "--max-new-tokens", "2", "--short-warm-up", "--grid", "32"]
+    options += ["--device", "cpu"]
+    printed = json.loads(CliRunner().invoke(app, [*options, "--json"]).stdout)
+    assert set(printed) == {"ttft", "flops", "longest_video"}
     assert [set(record["seconds"]) for record in printed["ttft"]["records"]] == [set(PARTS)] * 5
     assert {row["geometry"] for row in printed["flops"]} == {"0.5b", "7b", "72b"}
-    assert len(printed["from_file"]) == 5
-    bench(**options, share_layers=True)
-    text = capsys.readouterr().out
+    text = CliRunner().invoke(app, [*options, "--share-layers"]).stdout
     for expected in ("one layer's in all, weights", "FLOP bound", "Delta-encoder", "K = 4", "8 RGB frames", "72b"):
         assert expected in text
-    assert "From the file" not in text

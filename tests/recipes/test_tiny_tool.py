@@ -10,16 +10,17 @@ from typer.main import get_command
 
 from cope_cli.cli.main import app
 from cope_cli.data.recipes import read_data
+from recipes.cope_tiny.__main__ import app as vision_app
 from recipes.cope_tiny.card import ablation_table, costs_table, results_table, retrieval_table
-from recipes.cope_tiny.make import Recipe, Stage, Work, stages_of, write_recipes
+from recipes.cope_tiny.make import COPE, Recipe, Stage, Work, stages_of, write_recipes
 from recipes.cope_tiny.ship import keep_records
 
 
-def test_every_stage_is_a_command_of_cope_with_options_it_takes(tmp_path: Path) -> None:
+def test_every_stage_is_a_command_with_options_it_takes(tmp_path: Path) -> None:
     stages = stages_of(Recipe(), tmp_path, 1)
     assert len({stage.name for stage in stages}) == len(stages)
     for stage in stages:
-        command, arguments = get_command(app), list(stage.arguments)
+        command, arguments = get_command(app if stage.module == COPE else vision_app), list(stage.arguments)
         while arguments and arguments[0] in getattr(command, "commands", {}):
             command = command.commands[arguments.pop(0)]
         known = {option for parameter in command.params for option in parameter.opts}

@@ -22,11 +22,12 @@ from cope_cli.runs import RunFolder
 from cope_cli.stages.encode import encode_video
 from cope_cli.stages.extract import extract_video
 from cope_cli.stages.scenes import COLOURS
-from cope_cli.train.config import PretrainConfig, VisionConfig
+from cope_cli.train.config import PretrainConfig
 from cope_cli.train.pretrain.stage import pretrain
-from cope_cli.world.groups import WorldConfig
+from cope_cli.world.config import WorldConfig
 from cope_cli.world.words import CELLS
 from cope_cli.world.write import draw_world, world_batch
+from recipes.cope_tiny.config import VisionConfig
 from recipes.cope_tiny.model import SIZE_PX
 from recipes.cope_tiny.vision import HEADS_FILE, train_vision
 from recipes.cope_tiny.vision_data import (
@@ -71,7 +72,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Cache]:
 
 
 def config(data: Path, **changes: Any) -> VisionConfig:
-    values = {"data": (data,), "grid_px": GRID_PX, "batch_size": 4, "steps": 6, "save_steps": 3, "cpu": True}
+    values = {"data": (data,), "grid_px": GRID_PX, "batch_size": 4, "steps": 6, "save_steps": 3, "device": "cpu"}
     values |= {"optimizer": "muon"}  # its state has to survive a checkpoint too
     return VisionConfig(**{**values, "num_pictures": 16, "eval_frames": 2, **changes})
 

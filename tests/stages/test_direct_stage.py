@@ -180,4 +180,4 @@ def test_a_mixed_folder_says_which_way_each_video_took(tmp_path: Path):
 
 def test_direct_without_paths_is_wrong_usage():
     result = CliRunner().invoke(app, ["extract", "--direct"])
-    assert result.exit_code != 0 and "name the videos" in str(result.exception)
+    assert result.exit_code != 0 and "expected videos" in str(result.exception)

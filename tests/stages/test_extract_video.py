@@ -23,7 +23,7 @@ from cope_cli.cache.verify import verify_encoded, verify_primitives
 from cope_cli.codec.clips import write_h264
 from cope_cli.codec.colour import Colour, Picture
 from cope_cli.codec.fusion import rebuild, warp
-from cope_cli.config import EncodeConfig, ExtractConfig
+from cope_cli.config import EncodeConfig, ExtractConfig, FramesConfig
 from cope_cli.errors import CacheCorruptError, EntryNotFoundError, UsageError
 from cope_cli.files import sha256_file
 from cope_cli.stages.encode import encode_video
@@ -304,14 +304,15 @@ def test_the_default_request_holds_the_keyframes_of_smaller_ones(gop_slots: list
 
 
 def test_the_store_frames_option_is_read():
-    assert FramesRequest.parse("none", 384) is None
-    assert FramesRequest.parse("all", 384) == FramesRequest(size_px=384, keyframes_per_gop=0)
-    assert FramesRequest.parse("2", 224) == FramesRequest(size_px=224, keyframes_per_gop=2)
+    assert FramesRequest.of(FramesConfig(store_frames="none")) is None
+    assert FramesRequest.of(FramesConfig(store_frames="all")) == FramesRequest(size_px=384, keyframes_per_gop=0)
+    few = FramesConfig(store_frames="2", frame_size_px=224)
+    assert FramesRequest.of(few) == FramesRequest(size_px=224, keyframes_per_gop=2)
     for wrong in ("0", "-1", "some", "", "1.5", "²"):
         with pytest.raises(UsageError, match="--store-frames"):
-            FramesRequest.parse(wrong, 384)
+            FramesConfig(store_frames=wrong)
     with pytest.raises(UsageError, match="--frame-size"):
-        FramesRequest.parse("all", 8)
+        FramesConfig(frame_size_px=8)
 
 
 # Odd videos and settings

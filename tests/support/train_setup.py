@@ -41,12 +41,12 @@ def write_qa(path: Path, ids: list[str]) -> Path:
 
 
 def pretrain_config(**changes: Any) -> PretrainConfig:
-    values = {"grid_px": GRID_PX, "batch_size": 3, "steps": 6, "save_steps": 100, "cpu": True, "held_out": 0.0}
+    values = {"grid_px": GRID_PX, "batch_size": 3, "steps": 6, "save_steps": 100, "device": "cpu", "held_out": 0.0}
     return PretrainConfig(**{**values, **changes})
 
 
 def finetune_config(data: Path, **changes: Any) -> FinetuneConfig:
-    values = {"data": data, "grid_px": GRID_PX, "batch_size": 2, "steps": 6, "save_steps": 100, "cpu": True}
+    values = {"data": data, "grid_px": GRID_PX, "batch_size": 2, "steps": 6, "save_steps": 100, "device": "cpu"}
     return FinetuneConfig(**{**values, "keyframes": 1, **changes})
 
 

@@ -20,7 +20,7 @@ DATA = Path("qa.json")
         ({"accumulate": 0}, "--accumulate 0"),
         ({"learning_rate": 0.0}, "--lr 0.0"),
         ({"warmup_steps": -1}, "--warmup -1"),
-        ({"schedule": "step"}, "--schedule step: expected cosine, linear, constant"),
+        ({"schedule": "step"}, "--schedule step: expected cosine, linear or constant"),
         ({"adam_beta2": 1.0}, "--beta2 1.0: expected above 0 and below 1"),
         ({"epochs": 0.0}, "--epochs 0.0"),
         ({"save_steps": 0}, "--save-steps 0"),
@@ -34,7 +34,7 @@ DATA = Path("qa.json")
         ({"rank_timeout_minutes": 0.0}, "--rank-timeout 0.0"),
         ({"global_batch": 0}, "--global-batch 0"),
         ({"keyframes": "1:2,x"}, "--keyframes 1:2,x"),
-        ({"freeze": ("vision",)}, "--freeze vision: expected one of llm, projector, delta-encoder"),
+        ({"freeze": ("vision",)}, "--freeze vision: expected llm, projector or delta-encoder"),
         ({"freeze": ("projector", "llm", "delta-encoder")}, "nothing is left to train"),
         ({"lora": 0}, "--lora 0"),
         ({"lora_alpha": 8}, "--lora-alpha 8: there is no --lora"),
@@ -108,7 +108,7 @@ def test_a_run_may_go_on_with_other_ranks_but_not_with_another_global_batch() ->
 def test_an_unknown_reporter_or_one_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     from cope_cli.train.loop import reporting
 
-    with pytest.raises(UsageError, match="--report-to mlflow: expected none, tensorboard, wandb"):
+    with pytest.raises(UsageError, match="--report-to mlflow: expected none, tensorboard or wandb"):
         PretrainConfig(report_to="mlflow")
     monkeypatch.setattr(reporting, "find_spec", lambda name: None)
     reporting.check_reporter("none")
@@ -118,8 +118,11 @@ def test_an_unknown_reporter_or_one_that_is_not_installed_is_named(monkeypatch: 
         assert f"pip install {name}" in caught.value.hint
     monkeypatch.setattr(reporting, "find_spec", lambda name: name == "tensorboardX" or None)
     reporting.check_reporter("tensorboard")
-    # A setting has one form, however it was written, and survives JSON.
+
+
+def test_resolved_settings_have_one_form_and_survive_json() -> None:
     written = FinetuneConfig(data=DATA, keyframes="4,2:3", freeze=("projector", "llm", "llm"))
-    settings = written.settings()
+    settings = written.resolve().settings()
+    assert (written.keyframes, written.freeze) == ("4,2:3", ("projector", "llm", "llm"))
     assert (settings["keyframes"], settings["freeze"]) == ("2:3,4:1", ["llm", "projector"])
     assert json.loads(json.dumps(settings)) == settings

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from train_setup import GRID_PX, SAMPLES, SIZE_PX, finetune_config, pretrain_config
 
-from cope_cli.ask.settings import AskConfig
+from cope_cli.ask.config import AskConfig
 from cope_cli.ask.shown import is_direct_tried
 from cope_cli.cache.store import Cache
 from cope_cli.config import DirectConfig, ExtractConfig

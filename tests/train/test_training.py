@@ -159,9 +159,9 @@ def test_the_rate_goes_as_its_schedule_says(
 @pytest.mark.skipif(torch.accelerator.is_available(), reason="is about machines without a GPU")
 def test_bf16_needs_no_word_where_there_is_no_gpu(train: dict[str, Train], tmp_path: Path) -> None:
     runs = []
-    for cpu in (True, False):
-        run = RunFolder(tmp_path / str(cpu), "pretrain")
-        train["pretrain"](run.path, steps=2, bf16=True, cpu=cpu)
+    for device in ("cpu", "auto"):
+        run = RunFolder(tmp_path / device, "pretrain")
+        train["pretrain"](run.path, steps=2, dtype="bfloat16", device=device)
         runs.append(losses(run.metrics()))
     assert runs[0] == runs[1]
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from cope_cli.world.groups import WorldConfig
+from cope_cli.world.config import WorldConfig
 from cope_cli.world.records import Clip
 from cope_cli.world.write import draw_world
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from cope_cli.cache.store import Cache
-from cope_cli.world.groups import WorldConfig
+from cope_cli.world.config import WorldConfig
 from cope_cli.world.write import draw_world, world_batch
 from tools.scene_vectors import run
 

@@ -10,7 +10,7 @@ import pytest
 
 from conftest import drawn
 from cope_cli.errors import UsageError
-from cope_cli.world.groups import SPLITS, WorldConfig
+from cope_cli.world.config import SPLITS, WorldConfig
 from cope_cli.world.records import Clip
 from cope_cli.world.sheet import write_sheet
 from cope_cli.world.write import draw_world, read_scenes, world_batch

@@ -3,56 +3,47 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from cope_cli.cli import show
-from cope_cli.cli.bench.data import measured
-from cope_cli.errors import UsageError
+from cope_cli.cli.bench.measure import measured
+
+if TYPE_CHECKING:
+    from cope_cli.evaluate.config import AblationConfig, AccuracyConfig
 
 
-def accuracy(
-    named: str,
-    data: Path | None,
-    delta: Any,
-    keyframes: int,
-    limit: int | None,
-    device: str,
-    out: Path | None,
-    cache: Path,
-    runs: Path,
-    json: bool,
-) -> None:
-    """Show a model's share of right answers, and write it with every single answer if there is a folder for it."""
+def accuracy(named: str, config: AccuracyConfig, cache: Path, runs: Path, json: bool) -> None:
+    """Show a model's share of right answers, and write every answer into `out`."""
+    from cope_cli.ask.config import AskConfig
     from cope_cli.ask.models import load_model
-    from cope_cli.ask.settings import AskConfig
+    from cope_cli.ask.settings import find_model
     from cope_cli.cache.store import Cache
     from cope_cli.data.judged import read_judged
     from cope_cli.evaluate.accuracy import measure_accuracy, write_accuracy
-    from cope_cli.model.checkpoint.hub import model_folder
 
-    if data is None:
-        raise UsageError("--accuracy: it needs --data FILE, questions with their answers")
     inside = runs / named
-    loaded = load_model(model_folder(inside if inside.is_dir() else named), device)
-    questions = read_judged(data)
-    if limit is not None:
-        kept = set(list(dict.fromkeys(question.item.video for question in questions))[:limit])
+    loaded = load_model(find_model(inside if inside.is_dir() else named, runs), config.device, dtype=config.dtype)
+    questions = read_judged(config.data)
+    if config.limit is not None:
+        kept = set(list(dict.fromkeys(question.item.video for question in questions))[: config.limit])
         questions = [question for question in questions if question.item.video in kept]
-    config = AskConfig(keyframes_per_gop=keyframes, delta=delta, max_new_tokens=48)
+    asked = AskConfig(
+        keyframes_per_gop=config.keyframes_per_gop, delta=config.delta, max_new_tokens=config.max_new_tokens
+    )
     report = measured(
         "questions",
         lambda progress: measure_accuracy(
-            questions, loaded, Cache(cache), config, data=str(data), on_progress=progress
+            questions, loaded, Cache(cache), asked, data=str(config.data), on_progress=progress
         ),
     )
-    if out is not None:
-        write_accuracy(report, out)
+    if config.out is not None:
+        write_accuracy(report, config.out)
     if json:
         show.print_json(report.to_dict())
         return
     milliseconds = 1000 * report.cpu_seconds / len(report.answers)
     show.print_table(
-        f"Right answers of {report.model} to {report.data}, {report.num_videos} videos, Delta-tokens {delta}, "
+        f"Right answers of {report.model} to {report.data}, {report.num_videos} videos, Delta-tokens {config.delta}, "
         f"K = {report.settings['keyframes_per_gop']}; {milliseconds:.1f} ms of CPU a question",
         ["questions", "number", "right %", "95 % interval", "chance %"],
         [
@@ -68,21 +59,17 @@ def accuracy(
     )
 
 
-def ablation(specification: Path, device: str, out: Path | None, cache: Path, json: bool) -> None:
-    """Run what is not done of an ablation and show its table."""
+def ablation(specification: Path, config: AblationConfig, cache: Path, json: bool) -> None:
+    """Run the missing parts of an ablation and show its table."""
     from cope_cli.cache.store import Cache
     from cope_cli.evaluate.ablation import draw_ablation, read_ablation, run_ablation, table
 
-    if out is None:
-        raise UsageError("--ablation: it needs --out FOLDER, for results and training runs")
     what = read_ablation(specification)
-    results = run_ablation(
-        what, Cache(cache), out, device=device, on_note=lambda text: show.err.print(text, style="dim", highlight=False)
-    )
+    results = run_ablation(what, Cache(cache), config.out, device=config.device, on_note=show.note)
     rows = table(what, results)
     names = [name for name in rows[0]["shares"] if name == "all" or not name.startswith("form ")]
     for name in names:
-        draw_ablation(rows, name, out / f"{name.replace(' ', '-')}.png")
+        draw_ablation(rows, name, config.out / f"{name.replace(' ', '-')}.png")
     if json:
         show.print_json({"table": rows})
         return

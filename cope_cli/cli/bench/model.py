@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cope_cli.cli import show
-from cope_cli.cli.bench.data import FileRun, measured
+from cope_cli.cli.bench.measure import measured
 
 if TYPE_CHECKING:
-    from benchmarks.first_token import FileRecord
+    from cope_cli.evaluate.config import RetrievalConfig, TtftConfig
     from cope_cli.evaluate.flops import CostRow, LengthRow
     from cope_cli.evaluate.tokens import TokenTables
     from cope_cli.evaluate.ttft import TtftReport
@@ -26,9 +26,7 @@ def tokens(json: bool) -> None:
         _show_tokens(tables)
 
 
-def retrieval(
-    run: str, videos: list[str], model: str | None, fusion: int, device: str, cache: Path, runs: Path, json: bool
-) -> None:
+def retrieval(run: str, videos: list[str], config: RetrievalConfig, cache: Path, runs: Path, json: bool) -> None:
     """Show next-frame retrieval of a pretrain run."""
     from cope_cli.cache.store import Cache
     from cope_cli.evaluate.retrieval import RANKS, measure_retrieval
@@ -40,9 +38,9 @@ def retrieval(
             Cache(cache),
             runs,
             videos=videos,
-            model=model,
-            fusion_frames=fusion,
-            device=device,
+            model=config.model,
+            fusion_frames=config.fusion_frames,
+            device=config.device,
             on_progress=progress,
         ),
     )
@@ -111,7 +109,7 @@ def _show_tokens(tables: TokenTables) -> None:
         ],
     )
     show.print_table(
-        "Saving against 64 RGB frames, 13,440 tokens whatever the length (equal rate at 64 s)",
+        "Saving against 64 RGB frames, 13,440 tokens for any length (equal rate at 64 s)",
         ["video", "K = 4", "K = 2", "K = 1"],
         [
             (
@@ -127,53 +125,21 @@ def _show_tokens(tables: TokenTables) -> None:
 COUNTED = ("0.5b", "7b", "72b")
 
 
-def ttft(
-    run: FileRun,
-    geometry: str,
-    dtype: str,
-    device: str,
-    num_new_tokens: int,
-    *,
-    is_warm_up_full: bool,
-    shares_layers: bool,
-) -> None:
-    """Show time to first token, of made-up slots and of videos if there are any, and count operations."""
-    from benchmarks.first_token import measure_first_token
+def ttft(config: TtftConfig, json: bool) -> None:
+    """Show time to first token of made-up slots, and count operations."""
     from cope_cli.evaluate.flops import cost_table, length_table
-    from cope_cli.evaluate.runner import Runner, TtftConfig
+    from cope_cli.evaluate.runner import Runner
     from cope_cli.evaluate.ttft import measure_ttft
     from cope_cli.model.sizes.geometry import GEOMETRIES
 
-    config = TtftConfig(
-        geometry=geometry,
-        dtype=dtype,
-        device=device,
-        rounds=run.rounds,
-        num_new_tokens=num_new_tokens,
-        is_warm_up_full=is_warm_up_full,
-        grid_px=run.extract.grid_px,
-        shares_layers=shares_layers,
-    )
     counted = [GEOMETRIES[name] for name in COUNTED]
     costs, lengths = cost_table(counted), length_table(counted)
     runner = Runner(config)
     report = measured("runs", lambda progress: measure_ttft(runner, on_progress=progress))
-    if not run.json:
-        _show_ttft(report)
-    files: list[FileRecord] = []
-    if run.videos:
-        known = {(r.num_rgb, r.num_p): r.ttft_seconds for r in report.records}
-        files = measured(
-            "runs",
-            lambda progress: measure_first_token(
-                runner, run.videos, run.encode, run.extract, known=known, on_progress=progress
-            ),
-        )
-    if run.json:
-        show.print_json({"ttft": report, "from_file": files, "flops": costs, "longest_video": lengths})
+    if json:
+        show.print_json({"ttft": report, "flops": costs, "longest_video": lengths})
         return
-    if files:
-        _show_files(files)
+    _show_ttft(report)
     _show_costs(costs)
     _show_lengths(lengths)
 
@@ -237,28 +203,6 @@ def _memory_meaning(report: TtftReport) -> str:
 
 def _seconds(seconds: float) -> str:
     return f"{seconds:.3f}" if seconds < 10 else f"{seconds:.1f}"
-
-
-def _show_files(records: list[FileRecord]) -> None:
-    show.print_table(
-        "From the file to the first token, seconds; 'again' is a second question about the same video",
-        ["video", "shown", "tokens", "decode", "encode", "extract", "read", "CPU", "TTFT", "all", "again", "method"],
-        [
-            (
-                r.video,
-                f"{r.configuration} ({r.num_rgb} RGB, {r.num_p} P)",
-                f"{r.visual_tokens + r.text_tokens:,}",
-                *(_seconds(r.seconds[step]) if r.seconds[step] else "-" for step in ("decode", "encode")),
-                *(_seconds(r.seconds[step]) if r.seconds[step] else "-" for step in ("extract", "read")),
-                _seconds(r.cpu_seconds),
-                _seconds(r.ttft_seconds),
-                _seconds(r.total_seconds),
-                _seconds(r.again_seconds),
-                r.method or "-",
-            )
-            for r in records
-        ],
-    )
 
 
 def _show_costs(rows: list[CostRow]) -> None:

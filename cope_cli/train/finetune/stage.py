@@ -217,6 +217,8 @@ def finetune(
     run_folder: Path,
     *,
     resume: bool = False,
+    runs_root: Path | None = None,
+    stop_after: int | None = None,
     on_begin: OnBegin = lambda record: None,
     on_progress: OnProgress = lambda step, total, metrics: None,
     on_frames: OnFrames = lambda entry, done, total: None,
@@ -226,8 +228,10 @@ def finetune(
     Args:
         cache: holds the primitives; missing RGB slots are added first.
         config: the settings.
-        run_folder: where the run goes; pretrain runs are looked for beside it.
-        resume: go on with an unfinished run.
+        run_folder: where the run goes.
+        resume: continue an unfinished run.
+        runs_root: where pretrain runs are looked for; None: beside the run's folder.
+        stop_after: end after this many steps and write no result; None trains to the end.
         on_begin: called once with what config.json says: base model, Delta-encoder, settings.
         on_progress: called with (step, steps in all, logged values).
         on_frames: called with (entry, seconds done, seconds in all) while RGB slots are added.
@@ -244,7 +248,8 @@ def finetune(
     from cope_cli.train.loop.arguments import training_arguments
     from cope_cli.train.loop.engine import run_training
 
-    ranks = join_ranks(cpu=config.cpu, timeout_minutes=config.rank_timeout_minutes)
+    config = config.resolve()
+    ranks = join_ranks(cpu=config.is_cpu, timeout_minutes=config.rank_timeout_minutes)
     check_fsdp(config, ranks)
     run = RunFolder(run_folder, "finetune")
     settings = config.settings(ranks.count)
@@ -253,7 +258,7 @@ def finetune(
     base = load_base(config, torch.float32)
     checkpoint = newest_checkpoint(run_folder)
     if checkpoint is None:
-        base.model.delta_encoder, source = choose_delta_encoder(base, config, run_folder.parent)
+        base.model.delta_encoder, source = choose_delta_encoder(base, config, runs_root or run_folder.parent)
     else:  # the choice made at the start holds, whatever runs have finished since
         kind = "videolm" if config.lora is None else "adapter"
         base.model.delta_encoder = load_own_delta_encoder(checkpoint / "model", kind)
@@ -298,5 +303,6 @@ def finetune(
         ranks=ranks,
         config=config,
         lengths=dataset.lengths() if config.group_by_length else None,
+        stop_after=stop_after,
     )
     return run.result

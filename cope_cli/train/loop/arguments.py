@@ -8,9 +8,14 @@ from typing import Any
 import torch
 from transformers import TrainingArguments
 
-from cope_cli.train.config import SCHEDULES, TrainConfig
+from cope_cli.errors import UsageError
+from cope_cli.options import Dtype
+from cope_cli.train.config import Schedule, TrainConfig
 from cope_cli.train.loop.reporting import check_reporter
 from cope_cli.train.loop.sharding import fsdp_options
+
+#: Our schedules in transformers' words.
+_SCHEDULERS = {Schedule.COSINE: "cosine", Schedule.LINEAR: "linear", Schedule.CONSTANT: "constant_with_warmup"}
 
 
 def training_arguments(
@@ -24,8 +29,16 @@ def training_arguments(
         num_samples: in the dataset.
         learning_rate: peak rate.
         num_ranks: processes that train together.
-        model: what FSDP is to shard.
+        model: what FSDP shards.
+
+    Raises:
+        UsageError: the device is not there, or cannot compute in the format.
     """
+    has_gpu = torch.cuda.is_available() and not config.is_cpu
+    if config.device == "cuda" and not has_gpu:
+        raise UsageError("--device cuda: no GPU is found", "Use --device cpu, or check the driver with nvidia-smi.")
+    if config.dtype == Dtype.FLOAT16 and not has_gpu:
+        raise UsageError("--dtype float16: training in float16 needs a GPU", "Use bfloat16, which CPUs support too.")
     check_reporter(config.report_to)
     steps = config.num_steps(num_samples, num_ranks)
     arguments = TrainingArguments(
@@ -34,7 +47,7 @@ def training_arguments(
         per_device_train_batch_size=config.batch_size,
         gradient_accumulation_steps=config.micro_batches(num_ranks),
         learning_rate=learning_rate,
-        lr_scheduler_type=SCHEDULES[config.schedule],
+        lr_scheduler_type=_SCHEDULERS[Schedule(config.schedule)],
         warmup_steps=config.num_warmup_steps(steps),
         weight_decay=config.weight_decay,
         adam_beta2=config.adam_beta2,
@@ -46,9 +59,10 @@ def training_arguments(
         save_steps=config.save_steps,
         save_total_limit=config.keep_checkpoints,
         dataloader_num_workers=config.workers,
-        dataloader_pin_memory=torch.cuda.is_available() and not config.cpu,
-        bf16=config.bf16,
-        use_cpu=config.cpu or not torch.accelerator.is_available(),  # unsaid, it refuses bf16 there
+        dataloader_pin_memory=has_gpu,
+        bf16=config.is_bf16,
+        fp16=config.dtype == Dtype.FLOAT16,
+        use_cpu=config.is_cpu or not torch.accelerator.is_available(),  # unsaid, it refuses bf16 there
         remove_unused_columns=False,
         label_names=[],
         disable_tqdm=True,

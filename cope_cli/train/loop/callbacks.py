@@ -19,6 +19,19 @@ class LogWithCheckpoints(TrainerCallback):
         return control
 
 
+class StopAfter(TrainerCallback):
+    """Ends training after some steps, without a checkpoint."""
+
+    def __init__(self, num_steps: int) -> None:
+        self.num_steps = num_steps
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> Any:
+        """Trainer's hook."""
+        control.should_save = False
+        control.should_training_stop = control.should_training_stop or state.global_step >= self.num_steps
+        return control
+
+
 class TimeOptimizer(TrainerCallback):
     """Times the optimiser's step."""
 

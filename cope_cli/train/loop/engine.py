@@ -27,7 +27,7 @@ from cope_cli.data.samples import Shortened
 from cope_cli.errors import CheckpointError, CopeError
 from cope_cli.runs import RunFolder, newest_checkpoint
 from cope_cli.train.config import TrainConfig
-from cope_cli.train.loop.callbacks import LogWithCheckpoints, TimeOptimizer
+from cope_cli.train.loop.callbacks import LogWithCheckpoints, StopAfter, TimeOptimizer
 from cope_cli.train.loop.clock import StepClock
 from cope_cli.train.loop.muon import MuonAdamW, is_hidden_matrix
 from cope_cli.train.loop.order import EpochLoader, RankBatches
@@ -342,6 +342,7 @@ def run_training(
     callbacks: Sequence[TrainerCallback] = (),
     clock: StepClock | None = None,
     on_trained: Callable[[], None] = lambda: None,
+    stop_after: int | None = None,
 ) -> None:
     """Train from the beginning or from the run's newest checkpoint, and write the result.
 
@@ -360,6 +361,7 @@ def run_training(
         callbacks: what else happens between the steps.
         clock: times the parts of a step that the model does not time itself.
         on_trained: called on rank 0 after the last step, before the run counts as finished.
+        stop_after: end after this many steps and write nothing; None trains to the end.
 
     Raises:
         CopeError: the loss is not a number; a sample cannot be read; a checkpoint is broken.
@@ -384,9 +386,12 @@ def run_training(
         trainer.add_callback(callback)
     if clock is not None:
         trainer.add_callback(TimeOptimizer(clock))
+    if stop_after is not None:
+        trainer.add_callback(StopAfter(stop_after))
     checkpoint = newest_checkpoint(run.path)
     try:
         trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
-        trainer.save_result(on_trained)
+        if stop_after is None:
+            trainer.save_result(on_trained)
     finally:
         run.release()

@@ -40,8 +40,8 @@ def check_fsdp(config: TrainConfig, ranks: Ranks) -> None:
             "--fsdp: there is one rank, so there is nothing to shard the model over",
             "Start several: torchrun --nproc-per-node 8 -m -- cope_cli train ...; or leave --fsdp away.",
         )
-    if config.cpu or not torch.cuda.is_available():
-        why = "--cpu was given" if config.cpu else "no GPU is found"
+    if config.is_cpu or not torch.cuda.is_available():
+        why = "--device cpu was given" if config.is_cpu else "no GPU is found"
         raise UsageError(
             f"--fsdp: {why}, and on CPUs accelerate would silently train whole copies (DDP) instead of shards",
             "Run it on GPUs, or leave --fsdp away.",

@@ -236,7 +236,8 @@ def pretrain(
     from cope_cli.train.loop.arguments import training_arguments
     from cope_cli.train.loop.engine import run_training
 
-    ranks = join_ranks(cpu=config.cpu, timeout_minutes=config.rank_timeout_minutes)
+    config = config.resolve()
+    ranks = join_ranks(cpu=config.is_cpu, timeout_minutes=config.rank_timeout_minutes)
     check_fsdp(config, ranks)
     run = RunFolder(run_folder, "pretrain")
     settings = config.settings(ranks.count)
@@ -385,4 +386,3 @@ def _conclude(run: RunFolder, on_note: OnNote) -> None:
     verdict = judge(run.evaluations())
     if verdict is not None:
         run.add_to_config({"beats_copying": verdict.beats_copying, "verdict": verdict.text})
-        on_note(verdict.text)

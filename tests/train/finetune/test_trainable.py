@@ -11,8 +11,10 @@ from train_setup import GRID_PX
 from cope_cli.model.batch import VideoLMBatch
 from cope_cli.model.sizes.small import build_small_videolm
 from cope_cli.model.videolm import VideoLM
-from cope_cli.train.config import PARTS
+from cope_cli.train.config import Part
 from cope_cli.train.finetune.trainable import num_parameters, part_of, set_trainable
+
+PARTS = tuple(Part)
 
 #: Every choice of parts; with all frozen and the vision tower too, nothing would learn: the configuration refuses that.
 CASES = [(freeze, vision) for count in range(4) for freeze in combinations(PARTS, count) for vision in (False, True)]

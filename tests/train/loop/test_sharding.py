@@ -121,13 +121,13 @@ def test_fsdp_that_cannot_be_had_is_an_error_that_says_why(monkeypatch: pytest.M
     with pytest.raises(UsageError, match="there is one rank") as caught:
         check_fsdp(pretrain_config(fsdp=True), Ranks())
     assert "torchrun" in caught.value.hint
-    with pytest.raises(UsageError, match="--cpu was given"):
+    with pytest.raises(UsageError, match="--device cpu was given"):
         check_fsdp(pretrain_config(fsdp=True), Ranks(count=2))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(UsageError, match="no GPU is found"):
-        check_fsdp(pretrain_config(fsdp=True, cpu=False), Ranks(count=2))
+        check_fsdp(pretrain_config(fsdp=True, device="auto"), Ranks(count=2))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    check_fsdp(pretrain_config(fsdp=True, cpu=False), Ranks(count=2))
+    check_fsdp(pretrain_config(fsdp=True, device="auto"), Ranks(count=2))
 
 
 def test_a_model_that_was_not_sharded_is_noticed() -> None:

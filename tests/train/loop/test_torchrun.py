@@ -32,7 +32,7 @@ def test_a_sample_that_cannot_be_read_ends_every_rank_with_exit_code_1(train_cac
     entry = next(name for name in cache.primitives_names() if name.startswith("camera_pan"))
     damage(cache, entry)
     options = ["--steps", "8", "--batch-size", "2", "--held-out", "0", "--runs", str(tmp_path / "runs")]
-    common = ["--cpu", "--grid", str(GRID_PX), "--cache", str(cache.root)]
+    common = ["--device", "cpu", "--grid", str(GRID_PX), "--cache", str(cache.root)]
     ended = start_ranks(["-m", "cope_cli", "train", "pretrain", *options, *common])
     assert [rank.code for rank in ended] == [1, 1], [rank.output for rank in ended]
     for rank in ended:
@@ -46,7 +46,16 @@ def test_a_sample_that_cannot_be_read_ends_every_rank_with_exit_code_1(train_cac
 def test_torchrun_with_two_ranks_needs_nothing_else(train_cache: Cache, qa: Path, tmp_path: Path) -> None:
     def torchrun(*arguments: str) -> subprocess.CompletedProcess[str]:
         launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-        common = ["--cpu", "--grid", str(GRID_PX), "--runs", str(tmp_path / "runs"), "--cache", str(train_cache.root)]
+        common = [
+            "--device",
+            "cpu",
+            "--grid",
+            str(GRID_PX),
+            "--runs",
+            str(tmp_path / "runs"),
+            "--cache",
+            str(train_cache.root),
+        ]
         return subprocess.run(
             [*launcher, "-m", "--", "cope_cli", "train", *arguments, *common],
             env={**os.environ, "PYTHONPATH": str(SRC), "OMP_NUM_THREADS": "1"},

@@ -276,7 +276,6 @@ def test_the_record_names_what_was_held_out_and_how_it_went(runs: tuple[RunFolde
     config = json.loads(run.config_file.read_text())
     assert len(config["cache_entries"]) == len(config["held_out_entries"]) == 1
     assert config["cache_entries"] != config["held_out_entries"]
-    assert config["verdict"] in notes
     assert "copying the slot before" in config["verdict"]
     assert len([note for note in notes if note.startswith("step ")]) == 2
 

@@ -265,7 +265,7 @@ def test_more_than_ten_gigabytes_are_stored_when_asked_for_twice(
 
 
 def test_a_recipe_gives_defaults_that_every_flag_overrides() -> None:
-    paper = PretrainConfig(recipe="paper", model=Path("m"))
+    paper = PretrainConfig(recipe="paper", model=Path("m")).resolve()
     assert (paper.global_batch, paper.num_steps(10), paper.num_warmup_steps(113_000)) == (1024, 113_000, 1000)
     assert paper.resolved_learning_rate() == paper.resolved_learning_rate(num_ranks=16) == 6.25e-5 * 1024 / 64
     own = PretrainConfig(recipe="paper", model=Path("m"), global_batch=128, steps=7, warmup_steps=2, learning_rate=3e-4)
@@ -280,11 +280,11 @@ def test_a_recipe_gives_defaults_that_every_flag_overrides() -> None:
 
 
 def test_the_papers_batch_is_filled_by_accumulation_unless_a_flag_says_otherwise() -> None:
-    paper = PretrainConfig(recipe="paper")
+    paper = PretrainConfig(recipe="paper").resolve()
     assert paper.filling(8) == "global batch 1024 = 16 samples x 8 ranks x 8 micro-batches"
     assert [paper.micro_batches(ranks) for ranks in (1, 16, 64)] == [64, 4, 1]
     assert PretrainConfig(recipe="paper", global_batch=64).micro_batches(2) == 2
-    own = PretrainConfig(recipe="paper", accumulate=4)
+    own = PretrainConfig(recipe="paper", accumulate=4).resolve()
     assert (own.micro_batches(2), own.step_samples(2)) == (4, 128)
     assert own.resolved_learning_rate(2) == 2 * 6.25e-5
     with pytest.raises(UsageError, match="give one of them"):
@@ -310,11 +310,11 @@ def test_a_bad_value_names_its_flag(changes: dict[str, Any], message: str) -> No
 
 
 def test_windows_are_read_from_text_and_compare_equal_to_those_of_a_record() -> None:
-    assert parse_windows("10,15,30") == (10, 15, 30)
-    assert parse_windows(None) is None
+    assert parse_windows("10,15,30") == {"fusion_mix": (10, 15, 30)}
+    assert parse_windows(None) == {}
     with pytest.raises(UsageError, match="--fusion-mix 10;30"):
         parse_windows("10;30")
-    config = PretrainConfig(fusion_mix=(30, 10, 15))
+    config = PretrainConfig(fusion_mix=(30, 10, 15)).resolve()
     assert (config.fusion_frames, config.windows) == (30, (10, 15, 30))
     assert json.loads(json.dumps(config.settings())) == config.settings()
     assert "eval_steps" not in config.settings()
@@ -322,7 +322,7 @@ def test_windows_are_read_from_text_and_compare_equal_to_those_of_a_record() -> 
 
 def test_the_command_line_trains_tells_and_retrieves(windows_cache: Cache, tmp_path: Path) -> None:
     where = ["--cache", str(windows_cache.root), "--runs", str(tmp_path)]
-    options = ["--grid", str(GRID_PX), "--steps", "3", "--batch-size", "3", "--held-out", "0.5", "--cpu"]
+    options = ["--grid", str(GRID_PX), "--steps", "3", "--batch-size", "3", "--held-out", "0.5", "--device", "cpu"]
     result = CliRunner().invoke(app, ["train", "pretrain", "--run", "one", *options, *where])
     assert result.exit_code == 0, result.output
     assert "held-out videos: window 30: " in result.output

@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.shared import measured, new_parser, run_script, videos_in
+from benchmarks.shared import measured, new_parser, run_script, stage_settings
 from benchmarks.warp import WarpRecord, warp_errors
 from cope_cli.cache.primitives import Primitives
 from cope_cli.cache.store import Cache
@@ -180,8 +180,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Measure and print both ways; exits with 1 if a video failed."""
     description = "Measure CPU time and warp error of reading videos directly, compared with re-encoding them."
     options = new_parser("direct", description, "fusion", "grid", "short-side", "rounds").parse_args(arguments)
-    videos, encode = videos_in(options.videos), EncodeConfig(short_side_px=options.short_side)
-    extract = ExtractConfig(fusion_frames=options.fusion, grid_px=options.grid)
+    videos, encode, extract = stage_settings(options)
     report = measured(
         "rounds",
         lambda progress: measure_direct(videos, encode, extract, rounds=options.rounds, on_progress=progress),

@@ -21,7 +21,7 @@ from typing import Any
 from unittest import mock
 
 from benchmarks.decoding import decode_with_vectors
-from benchmarks.shared import measured, new_parser, run_script, videos_in
+from benchmarks.shared import measured, new_parser, run_script, stage_settings
 from cope_cli.cache.store import Cache
 from cope_cli.cli import show
 from cope_cli.codec.gop import slots_of
@@ -252,8 +252,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = new_parser("extract", description, "fusion", "grid", "short-side", "rounds")
     parser.set_defaults(short_side=0)
     options = parser.parse_args(arguments)
-    videos, encode = videos_in(options.videos), EncodeConfig(short_side_px=options.short_side)
-    extract = ExtractConfig(fusion_frames=options.fusion, grid_px=options.grid)
+    videos, encode, extract = stage_settings(options)
     costs = measured(
         "rounds", lambda report: measure_extract(videos, encode, extract, rounds=options.rounds, on_progress=report)
     )

@@ -24,7 +24,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.sampling import sample_frames
-from benchmarks.shared import measured, new_parser, run_script, videos_in
+from benchmarks.shared import measured, new_parser, run_script, stage_settings
 from cope_cli.cache.frames import Frames
 from cope_cli.cache.primitives import Primitives
 from cope_cli.cache.store import Cache
@@ -243,8 +243,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--dtype", default="auto", help="type of the weights; auto takes bfloat16 on a GPU")
     parser.add_argument("--share-layers", action="store_true", help="let all LLM layers share one layer's weights")
     options = parser.parse_args(arguments)
-    videos, encode = videos_in(options.videos), EncodeConfig(short_side_px=options.short_side)
-    extract = ExtractConfig(fusion_frames=options.fusion, grid_px=options.grid)
+    videos, encode, extract = stage_settings(options)
     config = TtftConfig(
         geometry=options.geometry,
         dtype=options.dtype,

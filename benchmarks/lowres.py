@@ -20,7 +20,7 @@ import av
 import numpy as np
 
 from benchmarks.decoding import decoded
-from benchmarks.shared import measured, new_parser, run_script, videos_in
+from benchmarks.shared import measured, new_parser, run_script, stage_settings
 from cope_cli.cli import show
 from cope_cli.codec.colour import Colour
 from cope_cli.codec.fusion import Int16, UInt8
@@ -132,8 +132,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = new_parser("lowres", description, "fusion", "grid", "short-side", "rounds")
     parser.set_defaults(short_side=0)
     options = parser.parse_args(arguments)
-    videos, encode = videos_in(options.videos), EncodeConfig(short_side_px=options.short_side)
-    extract = ExtractConfig(fusion_frames=options.fusion, grid_px=options.grid)
+    videos, encode, extract = stage_settings(options)
     records = measured(
         "videos", lambda report: measure_lowres(videos, encode, extract, rounds=options.rounds, on_progress=report)
     )

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import av
 
-from benchmarks.shared import measured, new_parser, run_script, videos_in
+from benchmarks.shared import measured, new_parser, run_script, stage_settings
 from cope_cli.cache.store import Cache
 from cope_cli.cli import show
 from cope_cli.config import EncodeConfig, ExtractConfig
@@ -161,8 +161,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = new_parser("memory", description, "fusion", "grid", "short-side")
     parser.add_argument("--hours", type=float, default=2.0, help="length to repeat each video to")
     options = parser.parse_args(arguments)
-    videos, encode = videos_in(options.videos), EncodeConfig(short_side_px=options.short_side)
-    extract = ExtractConfig(fusion_frames=options.fusion, grid_px=options.grid)
+    videos, encode, extract = stage_settings(options)
 
     def measure(report: Callable[[int, int], None]) -> list[MemoryRecord]:
         return [measure_memory(video, options.hours * 3600, encode, extract, on_progress=report) for video in videos]

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.shared import measured, new_parser, run_script, videos_in
+from benchmarks.shared import measured, new_parser, run_script, stage_settings
 from cope_cli.cache.store import Cache
 from cope_cli.cli import show
 from cope_cli.config import EncodeConfig, ExtractConfig
@@ -164,8 +164,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Measure and print what more workers gain."""
     description = "Measure the wall time of encoding and extraction with one worker and with one per core."
     options = new_parser("parallel", description, "fusion", "grid", "short-side").parse_args(arguments)
-    videos, encode = videos_in(options.videos), EncodeConfig(short_side_px=options.short_side)
-    extract = ExtractConfig(fusion_frames=options.fusion, grid_px=options.grid)
+    videos, encode, extract = stage_settings(options)
     records, overlap = measured("runs", lambda report: measure_parallel(videos, encode, extract, on_progress=report))
     if options.json:
         show.print_json({"loads": records, "overlap": overlap})

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from benchmarks.coding import StreamCoding, read_coding
-from benchmarks.shared import measured, new_parser, run_script, videos_in
+from benchmarks.shared import measured, new_parser, run_script, stage_settings
 from benchmarks.warp import warp_errors
 from cope_cli.ask.config import AskConfig, Way
 from cope_cli.ask.models import load_model
@@ -325,8 +325,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise UsageError(f"--out {options.out}: expected a name that ends in .png")
     if options.model is None and options.data != SAMPLE_QUESTIONS:
         raise UsageError("--data: name the model to ask with --model")
-    videos, encode = videos_in(options.videos), EncodeConfig(short_side_px=options.short_side)
-    extract = ExtractConfig(fusion_frames=options.fusion, grid_px=options.grid)
+    videos, encode, extract = stage_settings(options)
     asked = None if options.model is None else _asked(options)
     report = measured(
         "settings",

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from cope_cli.cli import show
+from cope_cli.config import EncodeConfig, ExtractConfig
 from cope_cli.errors import CopeError, UsageError
 from cope_cli.stages.sources import find_videos
 
@@ -72,6 +73,15 @@ def videos_in(paths: Sequence[str]) -> list[Path]:
     for error in errors.values():
         raise error
     return found
+
+
+def stage_settings(options: argparse.Namespace) -> tuple[list[Path], EncodeConfig, ExtractConfig]:
+    """Return the videos, and the settings of both data stages, that the shared options name."""
+    return (
+        videos_in(options.videos),
+        EncodeConfig(short_side_px=options.short_side),
+        ExtractConfig(fusion_frames=options.fusion, grid_px=options.grid),
+    )
 
 
 def measured(title: str, measure: Callable[[Callable[[int, int], None]], Result]) -> Result:

@@ -239,8 +239,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Measure and print the time from the file to the first token."""
     description = "Measure the time from a video file to the first token, including decoding and re-encoding."
     parser = new_parser("first_token", description, "fusion", "grid", "short-side", "rounds", "device")
-    parser.add_argument("--geometry", default="tiny", help="model with random weights: tiny, 0.5b or 7b")
-    parser.add_argument("--dtype", default="auto", help="type of the weights; auto takes bfloat16 on a GPU")
+    parser.add_argument(
+        "--geometry", default="tiny", help="model with random weights: tiny, 0.5b or 7b (default: tiny)"
+    )
+    parser.add_argument(
+        "--dtype",
+        default="auto",
+        help="number format of the weights; auto, the default, takes bfloat16 on a GPU, float32 on a CPU",
+    )
     parser.add_argument("--share-layers", action="store_true", help="let all LLM layers share one layer's weights")
     options = parser.parse_args(arguments)
     videos, encode, extract = stage_settings(options)

@@ -210,7 +210,7 @@ def _open(entry: PrimitivesEntry, size_px: int) -> Any:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure and print how fast samples are read."""
     description = "Measure how many training samples a CPU core reads per second from a cache."
-    parser = new_parser("loader", description, "fusion", "grid", "rounds", "cache", videos=None)
+    parser = new_parser("loader", description, "fusion", "grid", "rounds", "cache", has_videos=False)
     options = parser.parse_args(arguments)
     found = measured(
         "rounds",

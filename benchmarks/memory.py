@@ -159,7 +159,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Measure and print the peak memory of both stages."""
     description = "Measure the peak memory of a worker on a long video."
     parser = new_parser("memory", description, "fusion", "grid", "short-side")
-    parser.add_argument("--hours", type=float, default=2.0, help="length to repeat each video to")
+    parser.add_argument("--hours", type=float, default=2.0, help="length to repeat each video to (default: 2)")
     options = parser.parse_args(arguments)
     videos, encode, extract = stage_settings(options)
 

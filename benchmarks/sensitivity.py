@@ -317,9 +317,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     description = "Measure how quality, GOP, picture size, 4MV and codec change the primitives and a model's answers."
     shared = ("fusion", "grid", "short-side", "device", "max-new-tokens", "runs")
     parser = new_parser("sensitivity", description, *shared)
-    parser.add_argument("--model", help="also ask this model or finetune run")
-    parser.add_argument("--data", type=Path, help="questions with answers for --model", default=SAMPLE_QUESTIONS)
-    parser.add_argument("--out", type=Path, help="draw the figures into this PNG")
+    parser.add_argument("--model", help="also ask this model or finetune run (default: ask none)")
+    parser.add_argument(
+        "--data",
+        type=Path,
+        default=SAMPLE_QUESTIONS,
+        help=f"questions with answers for --model (default: {SAMPLE_QUESTIONS})",
+    )
+    parser.add_argument("--out", type=Path, help="draw the figures into this PNG (default: none)")
     options = parser.parse_args(arguments)
     if options.out is not None and options.out.suffix.lower() != ".png":
         raise UsageError(f"--out {options.out}: expected a name that ends in .png")

@@ -38,24 +38,21 @@ _OPTIONS: dict[str, dict[str, Any]] = {
 }
 
 
-def new_parser(name: str, description: str, *options: str, videos: str | None = "+") -> argparse.ArgumentParser:
+def new_parser(name: str, description: str, *options: str, has_videos: bool = True) -> argparse.ArgumentParser:
     """Make the parser of a benchmark; every benchmark has `--json`.
 
     Args:
         name: the script's module name, such as `extract`.
         description: what it measures, one sentence.
         options: names of shared options, such as `fusion`.
-        videos: how many videos it takes: "+" at least one, "*" any number; None if it takes no videos.
+        has_videos: whether it takes videos, at least one.
     """
-    parser = argparse.ArgumentParser(
-        prog=f"python -m benchmarks.{name}",
-        description=description,
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
-    if videos is not None:
-        parser.add_argument("videos", nargs=videos, help="video files or folders", metavar="VIDEO", default=())
+    parser = argparse.ArgumentParser(prog=f"python -m benchmarks.{name}", description=description)
+    if has_videos:
+        parser.add_argument("videos", nargs="+", help="video files or folders", metavar="VIDEO")
     for option in options:
-        parser.add_argument(f"--{option}", **_OPTIONS[option])
+        settings = _OPTIONS[option]
+        parser.add_argument(f"--{option}", **settings | {"help": settings["help"] + " (default: %(default)s)"})
     parser.add_argument("--json", action="store_true", help="print records as JSON instead of tables")
     return parser
 

@@ -212,7 +212,7 @@ def _frames(cache: Cache, primitives: Primitives) -> FramesRecord | None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure and print the size of a slot in every variant."""
     description = "Measure bytes per slot by layout and codec, on the primitives of a cache."
-    options = new_parser("storage", description, "cache", videos=None).parse_args(arguments)
+    options = new_parser("storage", description, "cache", has_videos=False).parse_args(arguments)
     records, frames = measured("variants", lambda report: measure_storage(options.cache, on_progress=report))
     if options.json:
         show.print_json({"arrays": records, "frames": frames})

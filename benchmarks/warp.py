@@ -105,7 +105,9 @@ def warp_errors(primitives: Primitives) -> WarpRecord:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure and print the errors of all three predictions."""
     description = "Measure how well motion alone predicts the next slot, on the primitives of a cache."
-    options = new_parser("warp", description, "cache", videos="*").parse_args(arguments)
+    parser = new_parser("warp", description, "cache", has_videos=False)
+    parser.add_argument("videos", nargs="*", help="entry names or source paths (default: all entries)", metavar="VIDEO")
+    options = parser.parse_args(arguments)
     records = measured("entries", lambda report: measure_warp(options.videos, options.cache, report))
     if options.json:
         show.print_json(records)

@@ -1,8 +1,8 @@
-"""`cope bench --adaptive`: windows that end when enough has happened, beside fixed ones, at an equal number of slots.
+"""Adaptive fusion windows, compared with fixed ones at an equal number of slots.
 
-Every frame of a video is predicted from the slot before it, moved by the vectors in between, and from that slot as it
-stands; slots themselves are exact. The threshold of the adaptive windows is chosen so that both ways have equally many
-slots, or as nearly as can be.
+Every frame is predicted from the previous slot twice: moved by the vectors in between, and unmoved. Slots themselves
+are exact. The threshold of the adaptive windows is chosen so that both ways have the same number of slots, or nearly
+so.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.shared import measured, new_parser, run_script, videos_in
+from cope_cli.cli import show
 from cope_cli.codec.fusion import FrameSize, block_grid, fuse_motion, warp
 from cope_cli.codec.gop import GopSpan, Slot, adaptive_slots, slots_of
 from cope_cli.codec.mpeg4.adaptive import frame_parts
@@ -28,15 +30,15 @@ GRID_PX = 64
 
 @dataclass(frozen=True, kw_only=True)
 class Windows:
-    """One way to choose windows, for one video. Errors are mean absolute ones, levels of 0..255.
+    """One way to choose windows, for one video. Errors are mean absolute errors, levels of 0..255.
 
     Attributes:
         num_slots: slots.
         shortest_frames: the shortest window.
         longest_frames: the longest window.
-        frames_mae: over all frames: the slot before, moved.
-        hold_mae: over all frames: the slot before as it stands.
-        slots_mae: over P slots: the slot before, moved; what their residuals hold.
+        frames_mae: error of the previous slot moved, over all frames.
+        hold_mae: error of the previous slot unmoved, over all frames.
+        slots_mae: error of the previous slot moved, over P slots: what residuals hold.
     """
 
     num_slots: int
@@ -55,9 +57,9 @@ class AdaptiveRecord:
         video: the file's name.
         fusion_frames: the fixed window s.
         num_frames: frames of the encoded stream.
-        energy: the threshold that gives the adaptive windows equally many slots.
-        mean_motion: mean motion energy of its P-frames, 1 for average footage.
-        mean_residual: mean residual energy.
+        energy: the threshold at which the adaptive windows have as many slots as the fixed ones.
+        mean_motion: mean motion energy of the P-frames; 1 for average footage.
+        mean_residual: mean residual energy of the P-frames; 1 for average footage.
         fixed: windows of s frames.
         adaptive: windows of s / 4 to 3 s frames.
     """
@@ -84,7 +86,7 @@ def measure_adaptive(
     Args:
         videos: source files.
         encode: how to encode them.
-        fusion_frames: the fixed window, 4 to 200: one that adaptive windows can be around.
+        fusion_frames: the fixed window, 4 to 200.
         on_progress: called with (videos done, videos in all).
 
     Raises:
@@ -127,7 +129,7 @@ def _measure(name: str, encoded: Path, config: ExtractConfig) -> AdaptiveRecord:
 def matched_slots(
     spans: Sequence[GopSpan], energies: Sequence[float], num_slots: int, config: ExtractConfig
 ) -> tuple[float, list[Slot]]:
-    """Return the threshold that gives at most `num_slots` adaptive slots and as many of them as can be, and these."""
+    """Return the lowest threshold that gives at most `num_slots` adaptive slots, and these slots."""
 
     def slots(energy: float) -> list[Slot]:
         return adaptive_slots(
@@ -142,7 +144,7 @@ def matched_slots(
 
 
 class _Errors:
-    """A stream's grid frames and block grids, to predict every frame from any slot before it."""
+    """The grid frames and block grids of a stream, to predict every frame from the previous slot."""
 
     def __init__(self, encoded: Path) -> None:
         blocks, frames = [], []
@@ -181,3 +183,41 @@ class _Errors:
 
 def _mae(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> float:
     return float(np.abs(a.astype(np.int16) - b).mean())
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure and print the errors of both ways."""
+    description = "Measure the error of adaptive fusion windows, compared with fixed ones."
+    options = new_parser("adaptive", description, "fusion", "short-side").parse_args(arguments)
+    videos, fusion = videos_in(options.videos), options.fusion
+    encode = EncodeConfig(short_side_px=options.short_side)
+    records = measured("videos", lambda report: measure_adaptive(videos, encode, fusion, on_progress=report))
+    if options.json:
+        show.print_json(records)
+        return
+    show.print_table(
+        f"Mean absolute error at an equal number of slots, s = {fusion}, levels of 0..255",
+        ["video", "windows", "slots", "frames", "all frames, moved", "all frames, held", "P slots, moved"],
+        [
+            (
+                record.video,
+                name,
+                str(way.num_slots),
+                f"{way.shortest_frames} to {way.longest_frames}",
+                f"{way.frames_mae:.2f}",
+                f"{way.hold_mae:.2f}",
+                f"{way.slots_mae:.2f}",
+            )
+            for record in records
+            for name, way in (("fixed", record.fixed), (f"adaptive, {record.energy:.1f}", record.adaptive))
+        ],
+    )
+    show.print_table(
+        "Energy of a P-frame relative to average footage",
+        ["video", "frames", "motion", "residual"],
+        [(r.video, str(r.num_frames), f"{r.mean_motion:.2f}", f"{r.mean_residual:.2f}") for r in records],
+    )
+
+
+if __name__ == "__main__":
+    run_script(main)

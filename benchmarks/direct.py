@@ -1,21 +1,25 @@
-"""`cope bench --direct`: from a video file to primitives on the disk, directly and by re-encoding.
+"""From a video file to primitives on disk: directly, compared with re-encoding it first.
 
-Both ways run in turn in one process, into a temporary cache, RGB frames left out: hashing the source, decoding,
-(scaling, encoding, checking,) extraction, compression, manifest. CPU seconds of all threads, medians over the rounds.
+Both ways run in turn in one process, into a temporary cache, without RGB frames. A run includes hashing the source,
+decoding, scaling, encoding and checking where the way needs them, extraction, compression and the manifest. Times are
+CPU seconds of all threads, medians over the rounds.
 """
 
 from __future__ import annotations
 
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks.shared import measured, new_parser, run_script, stage_settings
 from benchmarks.warp import WarpRecord, warp_errors
 from cope_cli.cache.primitives import Primitives
 from cope_cli.cache.store import Cache
+from cope_cli.cli import show
 from cope_cli.config import DirectConfig, EncodeConfig, ExtractConfig
 from cope_cli.errors import CopeError
 from cope_cli.stages.direct import extract_direct
@@ -30,11 +34,11 @@ class WayCost:
     Attributes:
         cpu_seconds: CPU time of all threads.
         num_slots: slots made.
-        num_iframe_slots: of them I-frame slots.
-        copy_mae: mean absolute error of the slot before against a P slot, levels of 0..255.
-        warp_mae: the same for the slot before, moved.
-        primitives_bytes: what the primitives take on the disk.
-        encoded_bytes: what the encoded video takes; 0 where there is none.
+        num_iframe_slots: I-frame slots among these.
+        copy_mae: mean absolute error of the previous slot against a P slot, levels of 0..255.
+        warp_mae: the same for the previous slot, moved by the fused motion.
+        primitives_bytes: size of the primitives on disk.
+        encoded_bytes: size of the encoded video; 0 without re-encoding.
     """
 
     cpu_seconds: float
@@ -81,8 +85,8 @@ class DirectReport:
     """Both ways for all videos.
 
     Attributes:
-        costs: of the videos that could be measured, in their order.
-        errors: why the others could not, by path: not to be read directly, or broken.
+        costs: the videos that could be measured, in order.
+        errors: by path, why a video could not be measured: broken, or a codec that cannot be read directly.
     """
 
     costs: tuple[DirectCost, ...]
@@ -101,7 +105,7 @@ def measure_direct(
 
     Args:
         videos: source files.
-        encode: how the other way encodes.
+        encode: how to re-encode.
         extract: fusion window and grid of both.
         rounds: runs of each way, interleaved; the medians are reported.
         on_progress: called with (rounds done, rounds in all).
@@ -170,3 +174,69 @@ def _cost(primitives: Primitives, cpu_seconds: float, encoded_bytes: int) -> Way
         primitives_bytes=sum(record.size_bytes for record in primitives.entry.manifest.files.values()),
         encoded_bytes=encoded_bytes,
     )
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure and print both ways; exits with 1 if a video failed."""
+    description = "Measure CPU time and warp error of reading videos directly, compared with re-encoding them."
+    options = new_parser("direct", description, "fusion", "grid", "short-side", "rounds").parse_args(arguments)
+    videos, encode, extract = stage_settings(options)
+    report = measured(
+        "rounds",
+        lambda progress: measure_direct(videos, encode, extract, rounds=options.rounds, on_progress=progress),
+    )
+    if options.json:
+        show.print_json(report)
+    elif report.costs:
+        _show_costs(
+            report.costs,
+            f"From file to primitives, CPU s, grid {options.grid}, s = {options.fusion}, short side "
+            f"{options.short_side}, medians of {options.rounds} rounds",
+        )
+    if report.errors:
+        print(f"{len(report.errors)} of {len(videos)} failed:", file=sys.stderr)
+        for error in report.errors.values():
+            show.print_error(error, indent="  ")
+        sys.exit(1)
+
+
+def _show_costs(costs: Sequence[DirectCost], title: str) -> None:
+    show.print_table(
+        title,
+        ["video", "codec", "size", "frames", "references", "encode + extract", "direct", "direct / both"],
+        [
+            (
+                cost.video,
+                cost.codec,
+                f"{cost.width_px}x{cost.height_px}",
+                str(cost.num_frames),
+                cost.references,
+                f"{cost.re_encoded.cpu_seconds:.2f}",
+                f"{cost.direct.cpu_seconds:.2f}",
+                f"{cost.ratio:.2f}",
+            )
+            for cost in costs
+        ],
+    )
+    show.print_table(
+        "Mean absolute error against the next slot, levels of 0..255",
+        ["video", "way", "slots", "I-frame slots", "previous slot", "warped", "warped / previous", "primitives"],
+        [
+            (
+                cost.video,
+                name,
+                str(way.num_slots),
+                str(way.num_iframe_slots),
+                f"{way.copy_mae:.2f}",
+                f"{way.warp_mae:.2f}",
+                f"{way.warp_mae / way.copy_mae:.2f}" if way.copy_mae else "-",
+                show.as_bytes(way.primitives_bytes),
+            )
+            for cost in costs
+            for name, way in (("re-encoded", cost.re_encoded), ("direct", cost.direct))
+        ],
+    )
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -1,7 +1,7 @@
-"""`cope bench --encode`: what encoding costs beside the ffmpeg program with the same options, and what it is spent on.
+"""The cost of encoding, part by part, compared with the ffmpeg program with the same options.
 
-CPU seconds of one thread each. Decoding alone, and decoding with the filters (rate and size), run beside the whole, so
-that their differences show what each part costs.
+Times are CPU seconds of one thread. Three variants run: decoding alone, decoding with the filters (rate and size), and
+the whole; their differences are the cost of each part.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks.shared import measured, new_parser, run_script, videos_in
+from cope_cli.cli import show
 from cope_cli.codec.mpeg4.encoder import encoder_options
 from cope_cli.codec.mpeg4.transcode import filtered, transcode
 from cope_cli.codec.source import open_source
@@ -29,16 +31,16 @@ class EncodeCost:
 
     Attributes:
         video: the source file's name.
-        short_side_px: `--short-side`.
+        short_side_px: the limit on its shorter side; 0 is the source's size.
         width_px: encoded width.
         height_px: encoded height.
         num_frames: frames of the encoded stream.
-        size_bytes: its size.
+        size_bytes: size of the encoded file.
         decode_ms: decoding the source.
-        filter_ms: making its frames ready: rate, size, pixel format.
-        encode_ms: encoding and writing them.
-        program_ms: all of it by the ffmpeg program; None where it is not installed.
-        program_version: of the program.
+        filter_ms: changing rate, size and pixel format.
+        encode_ms: encoding and writing.
+        program_ms: the whole by the ffmpeg program; None if it is not installed.
+        program_version: version of that program.
     """
 
     video: str
@@ -160,3 +162,50 @@ def _cpu_of_program(command: Sequence[str]) -> float:
 
 def _version(program: str) -> str:
     return subprocess.run([program, "-version"], check=True, capture_output=True, text=True).stdout.split()[2]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure and print what encoding costs."""
+    description = "Measure the CPU time of encoding, compared with the ffmpeg program."
+    parser = new_parser("encode", description, "rounds")
+    parser.add_argument(
+        "--short-sides",
+        type=int,
+        nargs="+",
+        default=[0, 384, 224],
+        help="sizes to encode at; 0 keeps the source's (default: 0 384 224)",
+    )
+    options = parser.parse_args(arguments)
+    videos, sizes, rounds = videos_in(options.videos), options.short_sides, options.rounds
+    costs = measured(
+        "variants",
+        lambda report: measure_encode(videos, EncodeConfig(), sizes, rounds=rounds, on_progress=report),
+    )
+    if options.json:
+        show.print_json(costs)
+        return
+    versions = ", ".join(sorted({cost.program_version for cost in costs} - {""})) or "not installed"
+    show.print_table(
+        f"CPU ms per frame, medians of {rounds} rounds; ratio to the ffmpeg program ({versions})",
+        ["video", "short side", "size", "frames", "MB", "decode", "filters", "encode", "all", "ffmpeg", "ratio"],
+        [
+            (
+                cost.video,
+                str(cost.short_side_px),
+                f"{cost.width_px}x{cost.height_px}",
+                str(cost.num_frames),
+                f"{cost.size_bytes / 1e6:.1f}",
+                f"{cost.decode_ms:.2f}",
+                f"{cost.filter_ms:.2f}",
+                f"{cost.encode_ms:.2f}",
+                f"{cost.total_ms:.2f}",
+                f"{cost.program_ms:.2f}" if cost.program_ms else "-",
+                f"{cost.total_ms / cost.program_ms:.2f}" if cost.program_ms else "-",
+            )
+            for cost in costs
+        ],
+    )
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -1,8 +1,8 @@
-"""`cope bench --extract`: what extraction costs beside the limit, bare decoding with vectors exported as arrays.
+"""The cost of extraction, compared with its limit: decoding alone, with motion vectors exported as arrays.
 
-Each video is encoded once (`--short-side 0` unless told otherwise) into a temporary cache; then the limit, extraction
-in memory, extraction with storage, and once more with storage and a stopwatch inside run in turn, several rounds, in
-one process. CPU seconds of all its threads. Tools that read motion vectors too run beside them if they are installed.
+Each video is encoded once into a temporary cache. Then four variants run in turn, several rounds, in one process: the
+limit, extraction in memory, extraction with storage, and extraction with storage and a stopwatch inside. Times are CPU
+seconds of all threads. Other tools that read motion vectors are measured too if they are installed.
 """
 
 from __future__ import annotations
@@ -20,16 +20,19 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+from benchmarks.decoding import decode_with_vectors
+from benchmarks.shared import measured, new_parser, run_script, stage_settings
 from cope_cli.cache.store import Cache
+from cope_cli.cli import show
 from cope_cli.codec.gop import slots_of
-from cope_cli.codec.mpeg4.stream import decode_with_vectors, read_gop_spans
+from cope_cli.codec.mpeg4.stream import read_gop_spans
 from cope_cli.codec.primitives import extract_slots
 from cope_cli.config import EncodeConfig, ExtractConfig
 from cope_cli.stages.encode import encode_video
 from cope_cli.stages.extract import extract_video
 
 STEPS = ("decode", "trace", "convert", "residual", "compress", "write")
-#: Function -> the step its time counts for. The rest of making slots is decoding, the rest of all is writing.
+#: The step that the time of a function counts for. Other time is decoding while slots are made, and writing otherwise.
 _TIMED = {
     "cope_cli.codec.primitives.block_grid": "trace",
     "cope_cli.codec.primitives.fuse_motion": "trace",
@@ -51,11 +54,11 @@ class ExtractCost:
         num_frames: frames of the encoded stream.
         grid_px: grid side G.
         fusion_frames: fusion window s.
-        limit_ms: PyAV decode with motion vectors as arrays.
+        limit_ms: decoding by PyAV, motion vectors exported as arrays.
         in_memory_ms: extraction, nothing stored.
-        stored_ms: extraction with motion, residual and grid frames written to the cache, RGB frames not.
-        steps_ms: of `stored_ms`, by step; measured in runs of their own.
-        peers_ms: other tools, by name; those that are installed.
+        stored_ms: extraction that writes motion, residual and grid frames to the cache, without RGB frames.
+        steps_ms: the parts of `stored_ms` by step, measured in separate runs.
+        peers_ms: other tools by name, if they are installed.
     """
 
     video: str
@@ -241,3 +244,45 @@ def _function(name: str) -> Callable[..., Any]:
             function: Callable[..., Any] = found
             return function
     raise LookupError(name)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure and print what extraction costs."""
+    description = "Measure the CPU time of extraction, compared with decoding alone."
+    parser = new_parser("extract", description, "fusion", "grid", "short-side", "rounds")
+    parser.set_defaults(short_side=0)
+    options = parser.parse_args(arguments)
+    videos, encode, extract = stage_settings(options)
+    costs = measured(
+        "rounds", lambda report: measure_extract(videos, encode, extract, rounds=options.rounds, on_progress=report)
+    )
+    if options.json:
+        show.print_json(costs)
+        return
+    peers = sorted({name for cost in costs for name in cost.peers_ms})
+    show.print_table(
+        f"CPU ms per frame, grid {extract.grid_px}, s = {extract.fusion_frames}, medians of {options.rounds} rounds; "
+        "ratio to decoding with vectors",
+        ["video", "size", "frames", "decode + vectors", "in memory", "stored", *peers],
+        [
+            (
+                cost.video,
+                f"{cost.width_px}x{cost.height_px}",
+                str(cost.num_frames),
+                f"{cost.limit_ms:.2f} (1)",
+                f"{cost.in_memory_ms:.2f} ({cost.in_memory_ratio:.2f})",
+                f"{cost.stored_ms:.2f} ({cost.stored_ratio:.2f})",
+                *(f"{cost.peers_ms[name]:.2f} ({cost.peers_ms[name] / cost.limit_ms:.2f})" for name in peers),
+            )
+            for cost in costs
+        ],
+    )
+    show.print_table(
+        "Steps of the `stored` column, CPU ms per frame",
+        ["video", *STEPS],
+        [(cost.video, *(f"{cost.steps_ms[step]:.3f}" for step in STEPS)) for cost in costs],
+    )
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -1,12 +1,13 @@
-"""`cope bench --ttft VIDEO`: from the file on disk to the first token, decoding and re-encoding included.
+"""Time from the file on disk to the first token, including decoding and re-encoding.
 
-Without codec primitives a model waits for its frames: evenly spaced ones of the source, 64 or 8, are decoded, turned
-to RGB and resized. With them it waits for `cope encode` and `cope extract` into an empty cache, and for reading that; a
-second question about the same video only waits for the reading. Frames are taken the faster way, whole decoding or
-seeking, by a run of each before; both stages take as many processes as they do by default.
+Without codec primitives, a model waits for frames: 64 or 8 evenly spaced frames of the source are decoded, converted
+to RGB and resized. With primitives, it waits for `cope encode` and `cope extract` into an empty cache, and for
+reading from it; a second question about the same video waits for the reading only. Frames are taken by decoding
+everything or by seeking, whichever is faster in a run of each beforehand. Both stages use their default number of
+processes.
 
-The model's part is measured on the video's own plan, once for all that have the same numbers of slots, as 64 and 8 RGB
-frames have for every video and in `ttft`: such prompts differ by a few text tokens.
+The model's time is measured on the video's own token plan, once for all plans with the same numbers of slots: the
+prompts of such plans differ by a few text tokens.
 """
 
 from __future__ import annotations
@@ -23,13 +24,15 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.sampling import sample_frames
+from benchmarks.shared import measured, new_parser, run_script, stage_settings
 from cope_cli.cache.frames import Frames
 from cope_cli.cache.primitives import Primitives
 from cope_cli.cache.store import Cache
+from cope_cli.cli import show
 from cope_cli.config import EncodeConfig, ExtractConfig
 from cope_cli.data.prompt import Timeline
 from cope_cli.data.samples import Sample, Visuals, read_visuals
-from cope_cli.evaluate.runner import QUESTION, Runner
+from cope_cli.evaluate.runner import QUESTION, Runner, TtftConfig
 from cope_cli.evaluate.tokens import BASELINE_FRAMES, KEYFRAMES, SLOTS_PER_GOP
 from cope_cli.stages.batch import default_workers
 from cope_cli.stages.encode import encode_video
@@ -45,17 +48,17 @@ class FileRecord:
 
     Attributes:
         video: the file's name.
-        configuration: what is shown.
-        method: how frames were taken, "decoding all" or "seeking"; "" with primitives.
+        configuration: what the model sees.
+        method: how frames were taken, "decoding all" or "seeking"; empty with primitives.
         num_rgb: RGB slots.
         num_p: P slots.
         visual_tokens: RGB tokens, Delta-tokens, newlines.
-        text_tokens: the rest of the prompt.
+        text_tokens: the other tokens of the prompt.
         seconds: wall seconds by step, `STEPS`.
-        cpu_seconds: of all steps, all processes.
-        ttft_seconds: of the model.
+        cpu_seconds: CPU time of all steps and processes.
+        ttft_seconds: the model's time to the first token.
         total_seconds: from the file to the first token.
-        again_seconds: the same for a second question: what is in the cache is only read; frames are not kept.
+        again_seconds: as `total_seconds` for a second question: the cache is read again, frames are decoded again.
     """
 
     video: str
@@ -74,7 +77,7 @@ class FileRecord:
 
 @dataclass(frozen=True, kw_only=True)
 class _Prepared:
-    """What a question needs, and what it took."""
+    """The input of a question, and the time it took to prepare it."""
 
     sample: Sample
     seconds: dict[str, float]
@@ -132,7 +135,8 @@ def measure_first_token(
     total = len(videos) * (rounds + 1) * (len(frame_counts) + len(KEYFRAMES))
     done = 0
     ttft = dict(known or {})
-    _through_cache(runner, videos[0], KEYFRAMES[0], encode, extract)  # loads, or compiles, what the stages need
+    _through_cache(runner, videos[0], KEYFRAMES[0], encode, extract)  # loads or compiles what the stages need
+    runner.run(runner.made_sample(1, 1), num_new_tokens=2)  # warms the model up
     for video in videos:
         by_seeking = {f"{count} RGB frames": _is_seeking_faster(runner, video, count) for count in frame_counts}
         variants: dict[str, Callable[[], _Prepared]] = {
@@ -229,3 +233,59 @@ def _through_cache(
         visuals = read_visuals(primitives, Frames(entry, side), prompt.plan, side)
         steps.done("read")
         return steps.prepared(Sample(prompt=prompt, visuals=visuals))
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure and print the time from the file to the first token."""
+    description = "Measure the time from a video file to the first token, including decoding and re-encoding."
+    parser = new_parser("first_token", description, "fusion", "grid", "short-side", "rounds", "device")
+    parser.add_argument(
+        "--geometry", default="tiny", help="model with random weights: tiny, 0.5b or 7b (default: tiny)"
+    )
+    parser.add_argument(
+        "--dtype",
+        default="auto",
+        help="number format of the weights; auto, the default, takes bfloat16 on a GPU, float32 on a CPU",
+    )
+    parser.add_argument("--share-layers", action="store_true", help="let all LLM layers share one layer's weights")
+    options = parser.parse_args(arguments)
+    videos, encode, extract = stage_settings(options)
+    config = TtftConfig(
+        geometry=options.geometry,
+        dtype=options.dtype,
+        device=options.device,
+        rounds=options.rounds,
+        grid_px=options.grid,
+        shares_layers=options.share_layers,
+    )
+    runner = Runner(config)
+    records = measured("runs", lambda report: measure_first_token(runner, videos, encode, extract, on_progress=report))
+    if options.json:
+        show.print_json(records)
+    else:
+        _show(records)
+
+
+def _show(records: Sequence[FileRecord]) -> None:
+    def text(seconds: float) -> str:
+        return f"{seconds:.3f}" if seconds < 10 else f"{seconds:.1f}"
+
+    show.print_table(
+        "From the file to the first token, seconds; 'again' is a second question about the same video",
+        ["video", "shown", "tokens", *STEPS, "CPU", "TTFT", "all", "again", "method"],
+        [
+            (
+                r.video,
+                f"{r.configuration} ({r.num_rgb} RGB, {r.num_p} P)",
+                f"{r.visual_tokens + r.text_tokens:,}",
+                *(text(r.seconds[step]) if r.seconds[step] else "-" for step in STEPS),
+                *(text(seconds) for seconds in (r.cpu_seconds, r.ttft_seconds, r.total_seconds, r.again_seconds)),
+                r.method or "-",
+            )
+            for r in records
+        ],
+    )
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -1,20 +1,22 @@
-"""How fast samples are read from a cache: what a GPU would wait for.
+"""How fast training samples are read from a cache, per CPU second.
 
-One process reads, in a training run's order, whole batches as both stages collate them; counted is the CPU time it
-takes. Files are read before by a first round, so that they come from memory: the disk is not what is measured.
+One process reads whole batches in the order of a training run and collates them as both training stages do. A first
+round that is not counted brings the files into memory, so that the figures do not depend on the disk.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks.shared import measured, new_parser, run_script
 from cope_cli.cache.frames import Frames
 from cope_cli.cache.primitives import Primitives
 from cope_cli.cache.store import Cache, PrimitivesEntry
+from cope_cli.cli import show
 from cope_cli.data.collate import collate, collate_pairs
 from cope_cli.data.conversations import Item, Turn
 from cope_cli.data.datasets import FinetuneDataset, PretrainDataset
@@ -35,9 +37,9 @@ class LoaderSpeed:
 
     Attributes:
         samples: "pairs" of pre-training, or "conversations" of finetuning.
-        num_samples: read.
-        num_p_slots: P slots among what was read.
-        num_rgb_slots: RGB slots among it.
+        num_samples: samples read.
+        num_p_slots: P slots read.
+        num_rgb_slots: RGB slots read.
         cpu_seconds: CPU time of the process.
     """
 
@@ -63,11 +65,11 @@ class LoaderSpeeds:
     """Both stages, from one cache.
 
     Attributes:
-        num_entries: of the cache that were read.
-        grid_px: their grid.
+        num_entries: entries read.
+        grid_px: grid side of the entries.
         size_px: side V of the RGB slots.
-        speeds: of each stage.
-        open_cpu_ms: CPU time to open an entry: once per sample where no two samples in a row share one.
+        speeds: one per training stage.
+        open_cpu_ms: CPU time to open an entry; a sample pays it if the previous sample is of another entry.
     """
 
     num_entries: int
@@ -203,3 +205,42 @@ def _open(entry: PrimitivesEntry, size_px: int) -> Any:
     again = Cache(entry.folder.parents[1]).primitives_entry(entry.name)
     assert again is not None
     return len(Primitives(again).slots), Frames(again, size_px).slots
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure and print how fast samples are read."""
+    description = "Measure how many training samples a CPU core reads per second from a cache."
+    parser = new_parser("loader", description, "fusion", "grid", "rounds", "cache", has_videos=False)
+    options = parser.parse_args(arguments)
+    found = measured(
+        "rounds",
+        lambda report: measure_loader(
+            options.cache,
+            fusion_frames=options.fusion,
+            grid_px=options.grid,
+            rounds=options.rounds,
+            on_progress=report,
+        ),
+    )
+    if options.json:
+        show.print_json(found)
+        return
+    show.print_table(
+        f"Reading per CPU second, {found.num_entries} entries, grid {found.grid_px}, RGB slots of {found.size_px} px",
+        ["samples", "read", "samples/s", "P slots/s", "RGB slots/s"],
+        [
+            (
+                speed.samples,
+                str(speed.num_samples),
+                f"{speed.samples_per_cpu_second:.1f}",
+                f"{speed.p_slots_per_cpu_second:.0f}",
+                f"{speed.num_rgb_slots / speed.cpu_seconds:.0f}",
+            )
+            for speed in found.speeds
+        ],
+    )
+    print(f"opening an entry takes {found.open_cpu_ms:.1f} ms of CPU; 64 entries are kept open")
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -1,8 +1,8 @@
-"""`cope bench --parallel`: wall time of both stages with one worker and with more, and whether the bytes are the same.
+"""Wall time of both stages with one worker and with one per core, and whether both write the same bytes.
 
-Two loads: the videos given, as many files as there are, and the longest of them alone, which is shared out by GOPs.
-Then, for the same long video and one worker a stage, what it would gain at most if its extraction overlapped its
-encoding: both stages run at the same time, extraction on a copy that was encoded before.
+There are two loads: all videos, and the largest of them alone, whose GOPs the workers share. For the largest video,
+the benchmark also measures the most that extraction while encoding could gain: both stages run at the same time with
+one worker each, and extraction reads a copy that was encoded before.
 """
 
 from __future__ import annotations
@@ -16,7 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks.shared import measured, new_parser, run_script, stage_settings
 from cope_cli.cache.store import Cache
+from cope_cli.cli import show
 from cope_cli.config import EncodeConfig, ExtractConfig
 from cope_cli.errors import CopeError
 from cope_cli.stages.batch import Batch, default_workers
@@ -29,12 +31,12 @@ class ParallelRecord:
     """Wall seconds of one load.
 
     Attributes:
-        load: what was worked on.
+        load: which videos were processed.
         num_frames: frames of the encoded streams.
         workers: processes at a time.
-        encode_seconds: of `cope encode`, starting the processes included.
-        extract_seconds: of `cope extract`.
-        digest: SHA-256 over every file written but the manifests, with its path.
+        encode_seconds: encoding, including the start of the processes.
+        extract_seconds: extraction.
+        digest: SHA-256 over the path and bytes of every file written, except manifests.
     """
 
     load: str
@@ -52,7 +54,7 @@ class OverlapRecord:
     Attributes:
         load: the video.
         after_seconds: extraction after encoding.
-        overlapped_seconds: both at the same time: what no overlap of the two can beat.
+        overlapped_seconds: both at the same time; no overlap of the two can be faster.
     """
 
     load: str
@@ -156,3 +158,48 @@ def _encode(video: Path, folder: str, config: EncodeConfig) -> None:
 
 def _extract(name: str, folder: str, config: ExtractConfig) -> None:
     extract_video(name, Cache(Path(folder)), config, force=True)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure and print what more workers gain."""
+    description = "Measure the wall time of encoding and extraction with one worker and with one per core."
+    options = new_parser("parallel", description, "fusion", "grid", "short-side").parse_args(arguments)
+    videos, encode, extract = stage_settings(options)
+    records, overlap = measured("runs", lambda report: measure_parallel(videos, encode, extract, on_progress=report))
+    if options.json:
+        show.print_json({"loads": records, "overlap": overlap})
+        return
+    alone = {record.load: record for record in records if record.workers == 1}
+    show.print_table(
+        "Wall seconds; in brackets the throughput relative to one worker",
+        ["load", "frames", "workers", "encode", "extract", "both", "bytes written"],
+        [
+            (
+                r.load,
+                str(r.num_frames),
+                str(r.workers),
+                f"{r.encode_seconds:.1f} ({(one := alone[r.load]).encode_seconds / r.encode_seconds:.2f})",
+                f"{r.extract_seconds:.1f} ({one.extract_seconds / r.extract_seconds:.2f})",
+                f"{r.encode_seconds + r.extract_seconds:.1f} "
+                f"({(one.encode_seconds + one.extract_seconds) / (r.encode_seconds + r.extract_seconds):.2f})",
+                "the same" if r.digest == one.digest else "DIFFERENT",
+            )
+            for r in records
+        ],
+    )
+    show.print_table(
+        "Extraction while encoding, one process each: the most that overlapping the stages could gain",
+        ["video", "one after the other", "at the same time", "ratio"],
+        [
+            (
+                overlap.load,
+                f"{overlap.after_seconds:.1f} s",
+                f"{overlap.overlapped_seconds:.1f} s",
+                f"{overlap.overlapped_seconds / overlap.after_seconds:.2f}",
+            )
+        ],
+    )
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -1,8 +1,9 @@
-"""`cope bench --residual`: how exactly the codec's own prediction is made, on footage encoded by `cope encode`.
+"""How exactly cope predicts a P-frame as the codec does, on footage encoded by `cope encode`.
 
-For each P-frame: the share of inter macroblocks whose luma equals the prediction in every pixel, with the VOP's
-rounding type, with the wrong one, and with whole pixels only; and whether each block that the bitstream holds no
-coefficients of, luma and chroma, equals its prediction. The bitstream itself is the judge, not the pixels.
+For each P-frame, the benchmark counts the inter macroblocks whose luma equals the prediction in every pixel: with the
+rounding type of the VOP, with the wrong one, and with whole pixels only. It also counts the blocks, luma and chroma,
+that have no coefficients in the bitstream and yet differ from the prediction. The bitstream is the judge, not the
+pixels.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.shared import measured, new_parser, run_script, videos_in
+from cope_cli.cli import show
 from cope_cli.codec.mpeg4.bitstream import VolHeader, VopParser
 from cope_cli.codec.mpeg4.prediction import Planes, predict
 from cope_cli.codec.mpeg4.stream import StreamFrame, read_frames
@@ -31,14 +34,14 @@ class ResidualRecord:
         video: the source file's name.
         width_px: encoded width.
         height_px: encoded height.
-        num_macroblocks: inter macroblocks, skipped ones among them.
-        num_uncoded: of them, those without a luma coefficient.
-        num_zero: of them, those whose luma equals the prediction everywhere.
-        num_zero_wrong_rounding: the same with the other rounding type.
-        num_zero_whole_px: the same with vectors cut to whole pixels.
-        num_intra: intra macroblocks of P-frames; not in the others.
+        num_macroblocks: inter macroblocks, including skipped ones.
+        num_uncoded: inter macroblocks without a luma coefficient.
+        num_zero: inter macroblocks whose luma equals the prediction everywhere.
+        num_zero_wrong_rounding: as `num_zero`, with the other rounding type.
+        num_zero_whole_px: as `num_zero`, with vectors cut to whole pixels.
+        num_intra: intra macroblocks of P-frames; no other count includes them.
         num_empty_blocks: 8x8 blocks of inter macroblocks, luma and chroma, without coefficients.
-        num_wrong_blocks: of them, those that differ from the prediction anywhere.
+        num_wrong_blocks: empty blocks that differ from the prediction anywhere.
     """
 
     video: str
@@ -129,3 +132,42 @@ def _differs(a: NDArray[np.uint8], b: NDArray[np.uint8], side_px: int) -> NDArra
     rows, cols = a.shape[0] // side_px, a.shape[1] // side_px
     differs: NDArray[np.bool_] = (a != b).reshape(rows, side_px, cols, side_px).any(axis=(1, 3))
     return differs
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure and print how exact the prediction is."""
+    description = "Count the macroblocks and blocks that equal the codec's own prediction."
+    parser = new_parser("residual", description, "short-side")
+    parser.set_defaults(short_side=0)
+    options = parser.parse_args(arguments)
+    videos, config = videos_in(options.videos), EncodeConfig(short_side_px=options.short_side)
+    records = measured("videos", lambda report: measure_residual(videos, config, on_progress=report))
+    if options.json:
+        show.print_json(records)
+        return
+
+    def share(part: int, whole: int) -> str:
+        return f"{100 * part / whole:.1f} %" if whole else "-"
+
+    show.print_table(
+        "Inter macroblocks whose luma equals the prediction; 8x8 blocks without coefficients that differ from it",
+        ["video", "size", "macroblocks", "uncoded", "equal", "wrong rounding", "whole pixels", "empty blocks", "wrong"],
+        [
+            (
+                r.video,
+                f"{r.width_px}x{r.height_px}",
+                str(r.num_macroblocks),
+                share(r.num_uncoded, r.num_macroblocks),
+                share(r.num_zero, r.num_macroblocks),
+                share(r.num_zero_wrong_rounding, r.num_macroblocks),
+                share(r.num_zero_whole_px, r.num_macroblocks),
+                str(r.num_empty_blocks),
+                str(r.num_wrong_blocks),
+            )
+            for r in records
+        ],
+    )
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -1,37 +1,46 @@
-"""`cope bench --sensitivity`: what quality, GOP, picture size, 4MV and codec do to the primitives, and to answers.
+"""How quality, GOP, picture size, 4MV and codec change the primitives, and a model's answers.
 
-One factor at a time is changed, all others stay at their defaults. Every setting takes a video from its file to
-primitives in a temporary cache, RGB frames left out. CPU seconds are of one run in this process, all threads.
+One factor changes at a time; all others keep their defaults. Every setting takes a video from its file to primitives
+in a temporary cache, without RGB frames. CPU seconds are of one run in this process, all threads.
 """
 
 from __future__ import annotations
 
 import tempfile
 import time
+from argparse import Namespace
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from benchmarks.coding import StreamCoding, read_coding
+from benchmarks.shared import measured, new_parser, run_script, stage_settings
 from benchmarks.warp import warp_errors
 from cope_cli.ask.config import AskConfig, Way
+from cope_cli.ask.models import load_model
 from cope_cli.ask.questions import answer_questions
+from cope_cli.ask.settings import find_model
 from cope_cli.cache.primitives import Primitives
 from cope_cli.cache.store import Cache
+from cope_cli.cli import show
 from cope_cli.config import DirectConfig, EncodeConfig, ExtractConfig
-from cope_cli.errors import DataError, VideoError
+from cope_cli.errors import DataError, UsageError, VideoError
 from cope_cli.model.checkpoint.folders import LoadedVideoLM
 from cope_cli.stages.direct import extract_direct
 from cope_cli.stages.encode import encode_video
 from cope_cli.stages.extract import extract_video
+from cope_cli.stages.sources import short_names
 
-#: What is changed, in the order of the tables.
+#: The factors, in the order of the tables.
 FACTORS = ("quality", "GOP", "short side", "4MV", "codec")
+
+#: Asked if no other file is named.
+SAMPLE_QUESTIONS = Path("sample_videos/qa.json")
 
 
 @dataclass(frozen=True, kw_only=True)
 class FactorValues:
-    """The values that factors take beside their defaults.
+    """The values that factors take in addition to the defaults.
 
     Attributes:
         qualities: constant quantisers.
@@ -50,9 +59,9 @@ class Setting:
 
     Attributes:
         factor: one of `FACTORS`.
-        value: as tables show it.
-        encode: how to re-encode; None: the video's own stream is read directly.
-        is_default: whether this is the setting that the others are changes of.
+        value: the value as tables show it.
+        encode: how to re-encode; None reads the video's own stream directly.
+        is_default: whether this is the default of the factor.
     """
 
     factor: str
@@ -67,18 +76,18 @@ class SettingCost:
 
     Attributes:
         video: the file's path.
-        factor: what is changed.
-        value: to what.
-        is_default: whether that is the default.
+        factor: the factor that changes.
+        value: its value.
+        is_default: whether the value is the default.
         codec: FFmpeg's name of the codec that the primitives come from.
-        bytes_per_second: of the video stream that they come from.
-        copy_mae: mean absolute error of the slot before against a P slot, levels of 0..255.
-        warp_mae: the same for the slot before, moved.
+        bytes_per_second: size of the video stream that the primitives come from.
+        copy_mae: mean absolute error of the previous slot against a P slot, levels of 0..255.
+        warp_mae: the same for the previous slot, moved by the fused motion.
         intra_share: area of P- and B-frames without a vector, 0..1.
-        cache_bytes_per_slot: what the primitives take on the disk.
+        cache_bytes_per_slot: size of the primitives on disk.
         cpu_seconds: CPU time from the file to primitives.
         num_slots: slots made.
-        num_p_slots: of them P-frame slots; without any both errors are 0 and mean nothing.
+        num_p_slots: P slots among these; with none, both errors are 0 and mean nothing.
     """
 
     video: str
@@ -101,12 +110,12 @@ class SettingAnswers:
     """How a model answers when its videos come with one setting.
 
     Attributes:
-        factor: what is changed.
-        value: to what.
-        is_default: whether that is the default.
-        num_expected: answers that the questions' file has an answer for.
-        num_equal: of them those equal to it.
-        accuracy: their share, 0..1.
+        factor: the factor that changes.
+        value: its value.
+        is_default: whether the value is the default.
+        num_expected: questions that have an expected answer.
+        num_equal: answers equal to the expected one.
+        accuracy: share of equal answers, 0..1.
     """
 
     factor: str
@@ -124,8 +133,8 @@ class SensitivityReport:
     Attributes:
         costs: by video, then in the order of the settings.
         answers: in the order of the settings; empty without a model.
-        not_direct: paths of videos that cannot be read directly, and of files of questions about such, and why; the
-            setting is left out for them.
+        not_direct: by path of a video or a file of questions, why it cannot be read directly; its reports lack that
+            setting.
     """
 
     costs: tuple[SettingCost, ...]
@@ -135,11 +144,11 @@ class SensitivityReport:
 
 @dataclass(frozen=True, kw_only=True)
 class Asked:
-    """A model and what it is asked.
+    """A model and its questions.
 
     Attributes:
         loaded: the model.
-        questions: a file of questions with answers; their videos lie beside it.
+        questions: a file of questions with answers, beside the videos.
         config: how to show them; `way` is set by the codec that is measured.
     """
 
@@ -171,15 +180,15 @@ def measure_sensitivity(
     asked: Asked | None = None,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> SensitivityReport:
-    """Measure every setting of every video, and ask a model if there is one.
+    """Measure every setting of every video, and optionally a model's answers.
 
     Args:
         videos: source files.
-        encode: the defaults.
+        encode: the defaults of the factors.
         extract: fusion window and grid of all settings.
-        values: what the factors are set to.
-        asked: the model and its questions.
-        on_progress: called with (settings done, settings in all); one counts anew for every video.
+        values: the values of the factors.
+        asked: a model and its questions; None asks no model.
+        on_progress: called with (settings done, settings in all), counted over all videos.
 
     Raises:
         VideoError: a video cannot be used.
@@ -214,7 +223,7 @@ def measure_sensitivity(
 
 
 def _warm_up(video: Path, encode: EncodeConfig, extract: ExtractConfig) -> None:
-    """Compile the kernels of both ways, which must not count for the first setting."""
+    """Compile the kernels of both ways, so that the first setting does not include it."""
     with tempfile.TemporaryDirectory(prefix="cope-bench-") as folder:
         cache = Cache(Path(folder))
         encoded = encode_video(video, cache, replace(encode, short_side_px=64, quality=31))
@@ -289,7 +298,7 @@ def _answers(
 
 
 def _count_right(asked: Asked, encode: EncodeConfig | None) -> tuple[int, int]:
-    """Ask all questions; returns how many answers can be judged, and how many are right."""
+    """Ask all questions; return how many answers can be judged, and how many are right."""
     config = replace(asked.config, way=Way.DIRECT if encode is None else Way.REENCODE)
     with tempfile.TemporaryDirectory(prefix="cope-bench-") as folder:
         root = Path(folder)
@@ -301,3 +310,93 @@ def _count_right(asked: Asked, encode: EncodeConfig | None) -> tuple[int, int]:
     if not record.num_expected:
         raise DataError(f"{asked.questions}: no question has an answer", "Name a file with answers with --data.")
     return record.num_expected, record.num_equal
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure and print every setting; draw the figures if a file is named."""
+    description = "Measure how quality, GOP, picture size, 4MV and codec change the primitives and a model's answers."
+    shared = ("fusion", "grid", "short-side", "device", "max-new-tokens", "runs")
+    parser = new_parser("sensitivity", description, *shared)
+    parser.add_argument("--model", help="also ask this model or finetune run (default: ask none)")
+    parser.add_argument(
+        "--data",
+        type=Path,
+        default=SAMPLE_QUESTIONS,
+        help=f"questions with answers for --model (default: {SAMPLE_QUESTIONS})",
+    )
+    parser.add_argument("--out", type=Path, help="draw the figures into this PNG (default: none)")
+    options = parser.parse_args(arguments)
+    if options.out is not None and options.out.suffix.lower() != ".png":
+        raise UsageError(f"--out {options.out}: expected a name that ends in .png")
+    if options.model is None and options.data != SAMPLE_QUESTIONS:
+        raise UsageError("--data: name the model to ask with --model")
+    videos, encode, extract = stage_settings(options)
+    asked = None if options.model is None else _asked(options)
+    report = measured(
+        "settings",
+        lambda progress: measure_sensitivity(videos, encode, extract, asked=asked, on_progress=progress),
+    )
+    if options.out is not None:
+        from benchmarks.sensitivity_plot import draw_sensitivity
+
+        draw_sensitivity(report, options.out)
+    if options.json:
+        show.print_json(report)
+    else:
+        _show(report, [str(video) for video in videos], f"grid {options.grid}, s = {options.fusion}")
+
+
+def _asked(options: Namespace) -> Asked:
+    if not options.data.is_file():
+        raise UsageError(f"{options.data}: no such file of questions", "Name one with --data.")
+    return Asked(
+        loaded=load_model(find_model(options.model, options.runs), options.device),
+        questions=options.data,
+        config=AskConfig(max_new_tokens=options.max_new_tokens),
+    )
+
+
+def _show(report: SensitivityReport, videos: Sequence[str], extract: str) -> None:
+    names = short_names(videos)
+    for video, name in names.items():
+        show.print_table(
+            f"{name}: one factor changed at a time, * marks the default; {extract}",
+            ["factor", "value", "video/s", "previous slot", "warped", "intra blocks", "cache/slot", "CPU s"],
+            [
+                (
+                    cost.factor,
+                    cost.value + f" {cost.codec}" * (cost.value == "direct") + " *" * cost.is_default,
+                    show.as_bytes(cost.bytes_per_second),
+                    f"{cost.copy_mae:.2f}" if cost.num_p_slots else "-",
+                    f"{cost.warp_mae:.2f}" if cost.num_p_slots else "-",
+                    f"{100 * cost.intra_share:.2f} %",
+                    show.as_bytes(cost.cache_bytes_per_slot),
+                    f"{cost.cpu_seconds:.2f}",
+                )
+                for cost in report.costs
+                if cost.video == video
+            ],
+        )
+        if video in report.not_direct:
+            print(f"not read directly: {report.not_direct[video]}")
+    if report.answers:
+        show.print_table(
+            "Right answers by how the videos are encoded; * marks the default",
+            ["factor", "value", "right", "questions", "accuracy"],
+            [
+                (
+                    answer.factor,
+                    answer.value + " *" * answer.is_default,
+                    str(answer.num_equal),
+                    str(answer.num_expected),
+                    f"{100 * answer.accuracy:.1f} %",
+                )
+                for answer in report.answers
+            ],
+        )
+    for questions in report.not_direct.keys() - names.keys():
+        print(f"{questions} not asked directly: {report.not_direct[questions]}")
+
+
+if __name__ == "__main__":
+    run_script(main)

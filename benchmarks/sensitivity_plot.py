@@ -1,4 +1,4 @@
-"""The figures of `cope bench --sensitivity` as a picture: a column per factor, a row per figure, a line per video."""
+"""Draws the report of `benchmarks.sensitivity`: a column per factor, a row per figure, a line per video."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from cope_cli.stages.sources import short_names
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-#: What each row shows of a video.
+#: The figure of each row.
 MEASURES: dict[str, Callable[[SettingCost], float]] = {
     "video, kB/s": lambda cost: cost.bytes_per_second / 1e3,
     "warp error, levels": lambda cost: cost.warp_mae if cost.num_p_slots else math.nan,
@@ -27,10 +27,10 @@ _HEADROOM = 1.1
 
 
 def draw_sensitivity(report: SensitivityReport, path: Path) -> None:
-    """Draw all settings; answers get a row of their own if there are any.
+    """Draw all settings; the answers, if a model was asked, get a separate row.
 
     Args:
-        report: what was measured.
+        report: the measured settings.
         path: the PNG to write.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg

@@ -1,7 +1,7 @@
-"""`cope bench --storage`: what a slot takes on the disk, by layout and codec, from the primitives of a cache.
+"""Bytes per slot on disk by layout and codec, measured on the primitives of a cache.
 
-Every variant is lossless. The first of each array is what the cache uses. Differences are taken modulo 2**16 or 2**8.
-RGB frames are compared with decoding them again from the encoded video when they are needed.
+Every variant is lossless; the first variant of each array is the one that the cache uses. Differences are modulo 2**16
+or 2**8. Stored RGB frames are compared with decoding them from the encoded video on demand.
 """
 
 from __future__ import annotations
@@ -16,9 +16,11 @@ import numpy as np
 from numcodecs import blosc
 from numpy.typing import NDArray
 
+from benchmarks.shared import measured, new_parser, run_script
 from cope_cli.cache.frames import Frames
 from cope_cli.cache.primitives import Primitives
 from cope_cli.cache.store import Cache
+from cope_cli.cli import show
 from cope_cli.codec.primitives import read_slot_frames, rgb_converter
 from cope_cli.errors import EntryNotFoundError
 
@@ -80,8 +82,8 @@ class StorageRecord:
 
     Attributes:
         array: motion, residual or grid_iframe.
-        layout: what is compressed.
-        codec: how.
+        layout: how the values are arranged before compression.
+        codec: the compressor.
         bytes_per_slot: mean compressed size.
         compress_ms: CPU per slot.
         decompress_ms: CPU per slot, without undoing the layout.
@@ -104,10 +106,10 @@ class FramesRecord:
         size_px: side V.
         num_frames: pictures compared.
         bytes_per_frame: mean size on the disk.
-        primitives_bytes: size of all else of the entry.
-        read_ms: CPU to read one.
-        decode_ms: CPU to decode one from the encoded video, all of them in one pass.
-        decode_one_ms: CPU to decode a single one, from its I-frame on, in the mean.
+        primitives_bytes: size of the rest of the entry.
+        read_ms: CPU to read a stored frame.
+        decode_ms: CPU per frame to decode all of them from the encoded video in one pass.
+        decode_one_ms: mean CPU to decode a single frame, starting at its I-frame.
     """
 
     name: str
@@ -173,7 +175,7 @@ def _compress(array: str, layout: str, name: str, codec: Any, slots: Sequence[Ar
 
 
 def _frames(cache: Cache, primitives: Primitives) -> FramesRecord | None:
-    """Compare reading the stored RGB frames with decoding them; None where there are none."""
+    """Compare reading the stored RGB frames with decoding them; None if the entry stores no RGB frames."""
     entry = primitives.entry
     encoded = cache.encoded_entry(entry.encoded_name)
     sizes = sorted(int(path.name) for path in (entry.folder / "frames").glob("*"))
@@ -205,3 +207,53 @@ def _frames(cache: Cache, primitives: Primitives) -> FramesRecord | None:
         decode_ms=decode_ms,
         decode_one_ms=decode_one_ms,
     )
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure and print the size of a slot in every variant."""
+    description = "Measure bytes per slot by layout and codec, on the primitives of a cache."
+    options = new_parser("storage", description, "cache", has_videos=False).parse_args(arguments)
+    records, frames = measured("variants", lambda report: measure_storage(options.cache, on_progress=report))
+    if options.json:
+        show.print_json({"arrays": records, "frames": frames})
+        return
+    stored: dict[str, float] = {}
+    for record in records:
+        stored.setdefault(record.array, record.bytes_per_slot)
+    show.print_table(
+        "Bytes and CPU ms per slot; the cache uses the first variant of each array",
+        ["array", "layout", "codec", "kB", "ratio", "compress", "decompress"],
+        [
+            (
+                r.array,
+                r.layout,
+                r.codec,
+                f"{r.bytes_per_slot / 1000:.1f}",
+                f"{r.bytes_per_slot / stored[r.array]:.2f}",
+                f"{r.compress_ms:.2f}",
+                f"{r.decompress_ms:.2f}",
+            )
+            for r in records
+        ],
+    )
+    show.print_table(
+        "RGB frames stored, or decoded from the encoded video on demand; CPU ms per frame",
+        ["entry", "side", "frames", "kB each", "rest of the entry", "read", "decode all", "decode one"],
+        [
+            (
+                r.name,
+                str(r.size_px),
+                str(r.num_frames),
+                f"{r.bytes_per_frame / 1000:.1f}",
+                show.as_bytes(r.primitives_bytes),
+                f"{r.read_ms:.1f}",
+                f"{r.decode_ms:.1f}",
+                f"{r.decode_one_ms:.1f}",
+            )
+            for r in frames
+        ],
+    )
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -1,7 +1,8 @@
-"""`cope bench --warp`: how well motion alone predicts the next slot, from the primitives of a cache.
+"""How well motion alone predicts the next slot, measured on the primitives of a cache.
 
-Mean absolute error per colour value between a P-frame slot's grid frame and three predictions of it: the slot before
-as it stands, and the slot before moved by the fused motion, sampled at the nearest grid point or bilinearly.
+The error is the mean absolute difference per colour value between the grid frame of a P slot and a prediction of it.
+There are three predictions: the previous slot unmoved, and the previous slot moved by the fused motion, sampled at
+the nearest grid point or bilinearly.
 """
 
 from __future__ import annotations
@@ -13,8 +14,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.shared import measured, new_parser, run_script
 from cope_cli.cache.primitives import Primitives
 from cope_cli.cache.store import Cache, matches_source
+from cope_cli.cli import show
 from cope_cli.codec.fusion import FrameSize, warp
 from cope_cli.errors import EntryNotFoundError
 
@@ -27,9 +30,9 @@ class WarpRecord:
         name: the primitives entry.
         fusion_frames: fusion window s.
         num_p_slots: P-frame slots compared.
-        copy_mae: the slot before, unmoved.
-        nearest_mae: moved, nearest grid point.
-        bilinear_mae: moved, bilinear: what the cache stores residuals against.
+        copy_mae: the previous slot, unmoved.
+        nearest_mae: the previous slot moved, sampled at the nearest grid point.
+        bilinear_mae: the previous slot moved, sampled bilinearly: the prediction of the cache's residuals.
     """
 
     name: str
@@ -56,12 +59,12 @@ def measure_warp(
     """Compare the three predictions on every P-frame slot.
 
     Args:
-        videos: entry names, source paths or the ends of those; none means every primitives entry of the cache.
+        videos: entry names, source paths or the ends of source paths; empty means every primitives entry.
         cache_root: the cache folder.
         on_progress: called with (entries done, entries in all).
 
     Raises:
-        EntryNotFoundError: nothing to measure.
+        EntryNotFoundError: no entry matches.
     """
     entries = Cache(cache_root).primitives_entries()
     chosen = [e for e in entries if not videos or any(v == e.name or matches_source(e.source_path, v) for v in videos)]
@@ -97,3 +100,35 @@ def warp_errors(primitives: Primitives) -> WarpRecord:
         nearest_mae=nearest_mae,
         bilinear_mae=bilinear_mae,
     )
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure and print the errors of all three predictions."""
+    description = "Measure how well motion alone predicts the next slot, on the primitives of a cache."
+    parser = new_parser("warp", description, "cache", has_videos=False)
+    parser.add_argument("videos", nargs="*", help="entry names or source paths (default: all entries)", metavar="VIDEO")
+    options = parser.parse_args(arguments)
+    records = measured("entries", lambda report: measure_warp(options.videos, options.cache, report))
+    if options.json:
+        show.print_json(records)
+        return
+    show.print_table(
+        "Mean absolute error against the next slot, levels of 0..255",
+        ["entry", "s", "P slots", "previous slot", "warped, nearest", "warped, bilinear", "bilinear/previous"],
+        [
+            (
+                r.name,
+                str(r.fusion_frames),
+                str(r.num_p_slots),
+                f"{r.copy_mae:.2f}",
+                f"{r.nearest_mae:.2f}",
+                f"{r.bilinear_mae:.2f}",
+                f"{r.bilinear_mae / r.copy_mae:.2f}" if r.copy_mae else "-",
+            )
+            for r in records
+        ],
+    )
+
+
+if __name__ == "__main__":
+    run_script(main)

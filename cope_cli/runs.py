@@ -3,14 +3,14 @@
 ```
 runs/<name>/
   status.json         kind, running or finished, steps done; written last, so `finished` means complete
-  config.json         every setting and what it came to, versions, the cache entries used
+  config.json         every setting and its resolved value, versions, the cache entries used
   metrics.jsonl       one line per logged step; lines of kind "eval" between them, from held-out videos
-  skipped.jsonl       samples left out by name, with --skip-bad
-  shortened.jsonl     samples that show fewer GOPs than asked for, by name, each once
-  loss.png            the curve
-  lock                held by the process that writes the others
-  checkpoint-<step>/  to go on from; whole or not there at all
-  model/              the result of vision and finetune; delta_encoder/ that of pretrain
+  skipped.jsonl       names of skipped samples, with --skip-bad
+  shortened.jsonl     names of samples that show fewer GOPs than asked for, each once
+  loss.png            the loss curve
+  lock                held by the process that writes the run
+  checkpoint-<step>/  state to resume from; complete or absent
+  model/              the result; delta_encoder/ for pretrain
 ```
 """
 
@@ -26,17 +26,16 @@ import weakref
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from cope_cli.data.datasets import BadSample
 from cope_cli.data.samples import Shortened
 from cope_cli.errors import CheckpointError, UsageError
 from cope_cli.files import write_json, write_text
 
-Kind = Literal["vision", "pretrain", "finetune"]
-#: The folder of a finished run that holds its result.
-RESULT_FOLDER: Mapping[Kind, str] = {"vision": "model", "pretrain": "delta_encoder", "finetune": "model"}
-#: The kind of a line of metrics.jsonl that is not a step's.
+#: What is trained: `pretrain`, `finetune`, or a stage that a recipe adds.
+Kind = str
+#: The kind of a line of metrics.jsonl that holds an evaluation, not a step.
 EVALUATION = "eval"
 
 
@@ -52,7 +51,7 @@ class RunFolder:
         self.path = path
         self.kind = kind
         self.lock_file = path / "lock"
-        #: Lets other processes work on this run again.
+        #: Unlocks the run for other processes.
         self.release: Callable[[], Any] = lambda: None
         self.status_file = path / "status.json"
         self.config_file = path / "config.json"
@@ -62,18 +61,19 @@ class RunFolder:
 
     @property
     def result(self) -> Path:
-        """Where the trained model goes."""
-        return self.path / RESULT_FOLDER[self.kind]
+        """The folder of the trained model."""
+        return result_folder(self.path, self.kind)
 
     def check(self, settings: Mapping[str, Any], *, resume: bool) -> None:
-        """Make sure that the run can begin, or be gone on with; writes nothing.
+        """Make sure that the run can begin or resume; writes nothing.
 
         Args:
             settings: the settings that decide the outcome; a resumed run must have the same.
-            resume: go on with an unfinished run that is there.
+            resume: continue the unfinished run in this folder.
 
         Raises:
-            UsageError: a run is there and `resume` is off, or it is finished, of another kind, or has other settings.
+            UsageError: the folder holds a run and `resume` is off, or the run is finished, of another kind, or has
+                other settings.
         """
         if not self.status_file.exists():
             if self.path.exists() and any(file != self.lock_file for file in self.path.iterdir()):
@@ -87,7 +87,7 @@ class RunFolder:
         if not resume:
             raise UsageError(
                 f"{self.path}: an unfinished run, at step {status['step']}",
-                "Go on with it with --resume, or choose another --run.",
+                "Pass --resume to continue it, or choose another --run.",
             )
         _check_same(self.path, self.config().get("settings", {}), settings)
 
@@ -96,14 +96,14 @@ class RunFolder:
 
         Args:
             config: what config.json says.
-            bad: samples left out before the first step.
+            bad: samples skipped before the first step.
 
         Raises:
-            UsageError: another process is at work on this run.
+            UsageError: another process has locked this run.
         """
         self._claim()
         for left in (*self.path.glob(".checkpoint-*"), *self.path.glob(f".{self.result.name}.*")):
-            shutil.rmtree(left, ignore_errors=True)  # by a run that was killed while it saved
+            shutil.rmtree(left, ignore_errors=True)  # left by a run that was killed while it saved
         checkpoint = newest_checkpoint(self.path)
         step = step_of(checkpoint) if checkpoint is not None else 0
         write_json(self.config_file, config)
@@ -116,7 +116,7 @@ class RunFolder:
         self.set_running(step)
 
     def _claim(self) -> None:
-        """Keep other processes from this run until `release`, or the end of this object."""
+        """Lock the run against other processes until `release`, or until this object is deleted."""
         self.path.mkdir(parents=True, exist_ok=True)
         if sys.platform == "win32":
             return
@@ -128,13 +128,13 @@ class RunFolder:
             fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except (BlockingIOError, PermissionError) as error:
             raise UsageError(
-                f"{self.path}: another process is at work on this run", "Wait for it, or choose another --run."
+                f"{self.path}: this run is locked by another process", "Wait for it, or choose another --run."
             ) from error
         except OSError:  # a file system without locks
             return
 
     def _keep_lines(self, file: Path, last_step: int) -> None:
-        """Drop the lines after a step: these steps are run again."""
+        """Drop the lines after a step: these steps run again."""
         if file.exists():
             lines = [line for line in file.read_text(encoding="utf-8").splitlines() if _step(line) <= last_step]
             write_text(file, "".join(f"{line}\n" for line in lines))
@@ -153,7 +153,7 @@ class RunFolder:
         _append(self.shortened_file, {"step": step, **asdict(sample)})
 
     def add_to_config(self, values: Mapping[str, Any]) -> None:
-        """Put what training came to into config.json."""
+        """Add results of the training to config.json."""
         write_json(self.config_file, {**self.config(), **values})
 
     def config(self) -> dict[str, Any]:
@@ -165,11 +165,11 @@ class RunFolder:
         return [line for line in _lines(self.metrics_file) if line.get("kind") != EVALUATION]
 
     def evaluations(self) -> list[dict[str, Any]]:
-        """Return what was measured on held-out videos."""
+        """Return the evaluations on held-out videos."""
         return [line for line in _lines(self.metrics_file) if line.get("kind") == EVALUATION]
 
     def skipped(self) -> list[dict[str, Any]]:
-        """Return the samples left out, each once."""
+        """Return the skipped samples, each once."""
         return list({line["where"]: line for line in _lines(self.skipped_file)}.values())
 
     def shortened(self) -> list[dict[str, Any]]:
@@ -182,11 +182,11 @@ class RunFolder:
             shutil.rmtree(checkpoint)
 
     def set_running(self, step: int) -> None:
-        """Say that the run is at a step."""
+        """Record the step of a running run."""
         self._write_status("running", step)
 
     def set_finished(self, step: int) -> None:
-        """Say that the run is finished: the last thing that is written."""
+        """Record that the run is finished; nothing is written after this."""
         self._write_status("finished", step)
 
     def _write_status(self, state: str, step: int) -> None:
@@ -198,7 +198,7 @@ class RunFolder:
 
 
 def next_run_name(runs_root: Path, kind: Kind) -> str:
-    """Return the default name of a new run, such as `pretrain-<n>`, n above every one that is there."""
+    """Return the default name of a new run, such as `pretrain-3`: the next number after all existing runs."""
     numbers = [
         int(match[1])
         for path in (runs_root.iterdir() if runs_root.is_dir() else ())
@@ -213,13 +213,13 @@ def newest_finished_run(runs_root: Path, kind: Kind) -> Path | None:
 
 
 def finished_runs(runs_root: Path, kind: Kind) -> list[Path]:
-    """Return the finished runs of a kind, the newest first. Unfinished runs and other folders are passed over."""
+    """Return the finished runs of a kind, newest first; other folders are ignored."""
     found: list[tuple[float, Path]] = []
     for status_file in runs_root.glob("*/status.json"):
         try:
             status = read_status(status_file.parent)
         except CheckpointError:
-            continue  # not a run that can be used; naming it by --run says why
+            continue  # not a usable run; naming it with --run explains why
         if (
             status["kind"] == kind
             and status["state"] == "finished"
@@ -230,8 +230,8 @@ def finished_runs(runs_root: Path, kind: Kind) -> list[Path]:
 
 
 def result_folder(run: Path, kind: Kind) -> Path:
-    """Return where a run's trained model is."""
-    return run / RESULT_FOLDER[kind]
+    """Return the folder of a run's trained model: `delta_encoder` for pretrain, `model` for every other kind."""
+    return run / ("delta_encoder" if kind == "pretrain" else "model")
 
 
 def read_status(run: Path) -> dict[str, Any]:
@@ -241,18 +241,19 @@ def read_status(run: Path) -> dict[str, Any]:
         CheckpointError: the folder is not a run.
     """
     status = _read_json(run / "status.json")
-    if not {"kind", "state", "step", "unix_seconds"} <= set(status) or status["kind"] not in RESULT_FOLDER:
-        raise CheckpointError(f"{run}: status.json has {sorted(status)}, not what a run of cope writes")
+    names = {"kind", "state", "step", "unix_seconds"}
+    if not names <= set(status) or status["state"] not in ("running", "finished"):
+        raise CheckpointError(f"{run}: status.json is not what a run of cope writes: {status}")
     return status
 
 
 def newest_checkpoint(run: Path) -> Path | None:
-    """Return the checkpoint of the highest step; they are renamed into place, so one that is there is complete."""
+    """Return the checkpoint of the highest step; a checkpoint is renamed into place, so it is complete."""
     return next(reversed(_checkpoints(run)), None)
 
 
 def _checkpoints(run: Path) -> list[Path]:
-    """Return a run's checkpoints, the newest last."""
+    """Return the checkpoints of a run, newest last."""
     found = [path for path in run.glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", path.name)]
     return sorted(found, key=step_of)
 
@@ -263,11 +264,13 @@ def step_of(checkpoint: Path) -> int:
 
 
 def _check_same(run: Path, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
-    """Refuse to go on with other settings: the losses would be those of neither run."""
+    """Refuse to resume with other settings: the losses would match neither run."""
     different = [name for name in sorted({*found, *wanted}) if found.get(name) != wanted.get(name)]
     if different:
         shown = ", ".join(f"{name} was {found.get(name)!r}, now {wanted.get(name)!r}" for name in different)
-        raise UsageError(f"{run}: cannot go on with other settings: {shown}", "Use the same, or choose another --run.")
+        raise UsageError(
+            f"{run}: cannot resume with other settings: {shown}", "Use the same settings, or choose another --run."
+        )
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -292,7 +295,7 @@ def _lines(path: Path) -> list[dict[str, Any]]:
 
 
 def _step(line: str) -> int:
-    """Return a line's step; one that a crash left half-written belongs to no step that is kept."""
+    """Return the step of a line; a line that a crash left incomplete counts as later than every step."""
     try:
         return int(json.loads(line)["step"])
     except (ValueError, KeyError, TypeError):

@@ -112,7 +112,7 @@ def test_two_processes_never_work_on_one_run(tmp_path: Path) -> None:
     held = RunFolder(tmp_path / "run", "pretrain")
     held.begin({"settings": SETTINGS}, [])
     refused = subprocess.run(again, check=False, capture_output=True, text=True)
-    assert "another process is at work on this run" in refused.stderr
+    assert "this run is locked by another process" in refused.stderr
     held.set_running(3)
     assert read_status(tmp_path / "run")["step"] == 3
     held.release()

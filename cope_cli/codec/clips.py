@@ -109,26 +109,3 @@ def _encode(container: OutputContainer, stream: VideoStream, frames: Iterator[ND
         frame.pts = index
         container.mux(stream.encode(frame))
     container.mux(stream.encode(None))
-
-
-def repeat_video(video: Path, target: Path, seconds: float) -> None:
-    """Write a video's packets again and again, without decoding, until the result is `seconds` long."""
-    with av.open(str(target), "w") as output:
-        stream = None
-        shift = 0
-        while True:
-            with av.open(str(video)) as source:
-                track = source.streams.video[0]
-                stream = stream or output.add_stream_from_template(track)
-                packets = [packet for packet in source.demux(track) if packet.size and packet.dts is not None]
-                assert track.time_base is not None
-                times = [packet.pts for packet in packets if packet.pts is not None]
-                step = round(1 / (track.average_rate or 25) / track.time_base)
-                for packet in packets:
-                    packet.pts = (packet.pts or 0) + shift
-                    packet.dts = (packet.dts or 0) + shift
-                    packet.stream = stream
-                    output.mux(packet)
-                shift += max(times) - min(times) + step
-                if shift * track.time_base >= seconds:
-                    return

@@ -1,4 +1,4 @@
-"""The tables of cope-tiny's model card, from the results that `make tiny` left: for cog in docs/cope-tiny.md."""
+"""Tables of cope-tiny's model card, made from the results of `make tiny`; cog puts them into docs/cope-tiny.md."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 RECORDS = Path(__file__).parents[2] / "docs" / "cope-tiny"
 ABLATION = RECORDS.parent / "ablations"
-#: What the paper's models lose (points on PerceptionTest / NextQA) by the same change, where it says so.
+#: Points that the paper's models lose on PerceptionTest / NextQA by the same change, for the changes it reports.
 _PAPER = {
     "zeroed at test time (H.3)": "-2.9 / -3.2",
     "left out at test time (H.4)": "-2.4 / -0.3",
@@ -18,11 +18,11 @@ _PAPER = {
 
 
 def results_table(columns: Mapping[str, str], records: Path = RECORDS) -> str:
-    """Return right answers in percent, with Wilson's 95 % interval, as a Markdown table.
+    """Return a Markdown table of right answers in percent, with Wilson's 95 % interval.
 
     Args:
-        columns: what stands above a column -> name of its results.
-        records: the folder that `recipes.cope_tiny.ship` has filled.
+        columns: heading of a column -> name of its results.
+        records: the folder that `recipes.cope_tiny.ship` wrote.
     """
     rows_of = {title: _rows(records / "results" / f"{name}.json") for title, name in columns.items()}
     first = next(iter(rows_of.values()))
@@ -35,9 +35,9 @@ def results_table(columns: Mapping[str, str], records: Path = RECORDS) -> str:
 
 
 def ablation_table(records: Path = ABLATION) -> str:
-    """Return the variants of `cope bench --ablation` beside the paper's figures, as a Markdown table.
+    """Return a Markdown table of the variants of `cope bench --ablation` and the paper's figures.
 
-    Shares are means over the seeds, in percent, with the least and the most in brackets.
+    Shares are means over the seeds, in percent, with the smallest and the largest in brackets.
     """
     rows = json.loads((records / "ablation.json").read_text(encoding="utf-8"))["table"]
     names = ["needs motion", "needs static"]
@@ -53,7 +53,7 @@ def ablation_table(records: Path = ABLATION) -> str:
 
 
 def retrieval_table(records: Path = ABLATION) -> str:
-    """Return next-frame retrieval (H.6), recall in percent, beside the paper's figures, as a Markdown table."""
+    """Return a Markdown table of next-frame retrieval (H.6), recall in percent, and the paper's figures."""
     rows = json.loads((records / "ablation.json").read_text(encoding="utf-8"))["table"]
     found = next(row["retrieval"] for row in rows if "retrieval" in row)
     paper = {"model": "30.1 / 77.2 / 94.9", "vision": "11.1 / 47.1 / 78.7"}
@@ -66,7 +66,7 @@ def retrieval_table(records: Path = ABLATION) -> str:
 
 
 def costs_table(records: Path = RECORDS) -> str:
-    """Return CPU and wall seconds of every kind of stage, as a Markdown table."""
+    """Return a Markdown table of CPU and wall time of every kind of stage."""
     seconds: dict[str, list[float]] = {}
     for line in json.loads((records / "log.json").read_text(encoding="utf-8")):
         kind = line["name"].split("-")[0]

@@ -1,13 +1,13 @@
-"""cope-tiny: the parts of every other size, small enough to be trained from nothing on a CPU and to be shipped.
+"""cope-tiny: the same parts as every other size, small enough to train from scratch on a CPU and to ship.
 
 ```
 vision tower   128 px in 16 x 16 patches of 8, width 128, 4 layers  -> 8 x 8 RGB tokens and 8 newlines per RGB slot
 Delta-encoder  grid 128, width 128, 2 layers per branch             -> 4 + 4 Delta-tokens and 2 newlines per P slot
-LLM            Qwen2, width 192, 5 layers, a vocabulary of its own
+LLM            Qwen2, width 192, 5 layers, its own vocabulary
 ```
 
-One GOP of eight slots, one of them RGB, takes 72 + 7 * 10 = 142 tokens. With patches of 16 and 4 x 4 RGB tokens, a
-token is larger than a thing, two things share one, and the language model hardly learned which has which colour.
+A GOP of eight slots, one of them RGB, takes 72 + 7 * 10 = 142 tokens. With patches of 16 px and 4 x 4 RGB tokens, a
+token covers more than a thing and two things share one; the language model then hardly learned which has which colour.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from cope_cli.model.sizes.small import CONTEXT_TOKENS, build_small_tokenizer, fr
 from cope_cli.model.transformer import waves_at
 from cope_cli.model.videolm import VideoLM
 
-#: Side of the vision tower's input and of the motion and residual grid: that of the rendered clips.
+#: Side of the vision tower's input and of the motion and residual grid: the size of the rendered clips.
 SIZE_PX = 128
 # The short form of `data.prompt`: a question, the end of a turn, the answer, the end of a turn.
 _CHAT_TEMPLATE = (
@@ -31,21 +31,21 @@ _CHAT_TEMPLATE = (
     "{% if message['role'] != 'system' %}{{ message['content'] + '<|im_end|>' }}{% endif %}"
     "{% endfor %}"
 )
-#: Standard deviation of fresh weights: 0.02 is made for widths of thousands.
+#: Standard deviation of fresh weights; the usual 0.02 suits widths of thousands.
 _WEIGHT_STD = 0.05
-#: The same of token embeddings and newline, about the size of what the layers add to them. At that of the weights,
-#: words drown in the mean of what attention sees, and training starts by getting rid of that.
+#: Standard deviation of token embeddings and newline, about the size of what the layers add. With the smaller value of
+#: the weights, words drown in the mean of the attended values, and training first has to undo that.
 _EMBEDDING_STD = 0.5
-#: Half-waves over the picture's side, from and to, that fresh positions of patches are made of.
+#: Lowest and highest number of half-waves over the picture's side in the fresh positions of patches.
 _HALF_WAVES = (0.5, 10.0)
-#: Of fresh queries and keys over other weights: a patch sees itself most, then its neighbours.
+#: Gain of fresh queries and keys: a patch attends to itself most, then to its neighbours.
 _QUERY_GAIN = 1.4
 
 
 GEOMETRY = Geometry(
     name="cope-tiny",
     description="the small model that the package ships",
-    vocab_size=0,  # its tokenizer's
+    vocab_size=0,  # set by the tokenizer
     width=192,
     mlp_width=512,
     num_layers=5,
@@ -69,10 +69,10 @@ def build_tiny_videolm(
     """Build cope-tiny with fresh weights, and its tokenizer.
 
     Args:
-        words: single tokens of its vocabulary; all else is spelled with shorter pieces.
+        words: words that are single tokens; the tokenizer splits all other words.
         seed: decides every weight; the caller's random state is neither read nor changed.
-        delta_encoder: with a fresh Delta-encoder; without one, pre-training makes it.
-        delta_changes: fields of its configuration that differ from the preset's.
+        delta_encoder: add a fresh Delta-encoder; otherwise pre-training adds one.
+        delta_changes: fields of the Delta-encoder's configuration that differ from the preset.
 
     Returns:
         The model in evaluation mode on the CPU, in float32, and the tokenizer.
@@ -87,23 +87,23 @@ def build_tiny_videolm(
 
 @torch.no_grad()
 def _balance(model: VideoLM) -> None:
-    """Scale fresh weights so that words, visual tokens and what each layer adds are of like size."""
+    """Scale fresh weights so that words, visual tokens and the output of each layer have about the same size."""
     inner = model.base.model
     inner.language_model.embed_tokens.weight.mul_(_EMBEDDING_STD / _WEIGHT_STD)
     inner.image_newline.mul_(_EMBEDDING_STD / inner.image_newline.std())
-    # A vision token of size 1 comes out of the two layers at about 0.25.
+    # The projector's two layers map a vision token of size 1 to about 0.25.
     inner.multi_modal_projector.linear_2.weight.mul_(2)
     layers = inner.language_model.layers
-    for layer in layers:  # two additions a layer: their sum, not each, is to have the size of one
+    for layer in layers:  # each layer adds twice: the sum should have size 1
         for added in (layer.self_attn.o_proj, layer.mlp.down_proj):
             added.weight.mul_((2 * len(layers)) ** -0.5)
 
 
 @torch.no_grad()
 def _look_around(model: VideoLM) -> None:
-    """Let each patch look at its neighbours first: positions are waves, and keys are queries.
+    """Make each patch attend to its neighbours first: positions are waves, and keys equal queries.
 
-    After Trockman and Kolter 2023 (arXiv 2305.09828). With random ones a tower first has to learn which patches are
+    After Trockman and Kolter 2023 (arXiv 2305.09828). A tower with random positions has to learn which patches are
     neighbours before it can learn a shape.
     """
     tower: Any = model.base.model.vision_tower

@@ -1,7 +1,7 @@
-"""Copy a trained cope-tiny into the package, in bfloat16, and the record of its training into docs/.
+"""Copy a trained cope-tiny into the package, in bfloat16, and the records of its training into docs/.
 
-docs/cope-tiny/ gets the recipe, the log, the curves and the results of a work folder of `make tiny`; docs/cope-tiny.md
-shows them.
+docs/cope-tiny/ receives recipe, log, loss curves and results from a work folder of `make tiny`; docs/cope-tiny.md shows
+them.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ LIMIT_BYTES = 20_000_000
 
 
 def ship(run: Path, folder: Path = SHIPPED_MODEL) -> int:
-    """Write a run's model into a folder; returns its size in bytes.
+    """Write a run's model into a folder and return its size in bytes.
 
     Raises:
-        ValueError: it is too large to be shipped.
+        ValueError: the model is too large to ship.
     """
     loaded = load_videolm(model_folder(run), dtype=torch.bfloat16)
     assert loaded.fusion_frames is not None
@@ -39,12 +39,12 @@ def ship(run: Path, folder: Path = SHIPPED_MODEL) -> int:
     )
     size = sum(path.stat().st_size for path in folder.iterdir())
     if size > LIMIT_BYTES:
-        raise ValueError(f"{folder}: {size} bytes, at most {LIMIT_BYTES} expected")
+        raise ValueError(f"{folder}: {size} bytes, expected at most {LIMIT_BYTES}")
     return size
 
 
 def keep_records(work: Path, records: Path = RECORDS, ablation: Path = ABLATION) -> None:
-    """Copy recipe, log, curves, results and ablation of a work folder; its own path becomes `.tiny`."""
+    """Copy recipe, log, curves, results and ablation of a work folder; copies name it `.tiny`, whatever its path."""
     files = {Path(file.name): file for file in (work / "recipe.json", work / "log.json")}
     files |= {Path(f"{file.parent.name}.png"): file for file in work.glob("runs/*/loss.png")}
     files |= {Path("results") / f"{file.parent.name}.json": file for file in work.glob("results/*/accuracy.json")}
@@ -66,7 +66,7 @@ def keep_records(work: Path, records: Path = RECORDS, ablation: Path = ABLATION)
 
 
 def main() -> None:
-    """Ship the last run of a work folder, or another."""
+    """Ship a run of a work folder."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("work", type=Path, nargs="?", default=Path(".tiny"), help="work folder of make tiny")
     parser.add_argument("--run", default="finetune", help="the training run whose model is shipped")

@@ -1,15 +1,19 @@
-"""The benchmarks of the data stages on small videos: every figure is there and has the meaning it claims."""
+"""The benchmarks of the data stages on small videos: every figure is present and means what its name says."""
 
 from __future__ import annotations
 
+import argparse
+import importlib
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from made_videos import pictures, write_video
-from typer.testing import CliRunner
 
+from benchmarks import adaptive, direct, encode, extract, loader, lowres, memory, parallel, residual, storage, warp
 from benchmarks.adaptive import measure_adaptive
 from benchmarks.direct import measure_direct
 from benchmarks.encode import measure_encode
@@ -18,9 +22,10 @@ from benchmarks.lowres import measure_lowres
 from benchmarks.memory import measure_memory
 from benchmarks.parallel import measure_parallel
 from benchmarks.storage import measure_storage
-from cope_cli.cli.main import app
+from cope_cli.cache.store import Cache
 from cope_cli.config import EncodeConfig, ExtractConfig
 from cope_cli.errors import CopeError, EntryNotFoundError, UsageError
+from cope_cli.stages.encode import encode_video
 from cope_cli.stages.frames import ensure_frames
 
 ENCODE = EncodeConfig(gop_frames=12, short_side_px=64)
@@ -97,35 +102,76 @@ def test_a_stage_that_fails_ends_the_benchmark(tmp_path: Path):
         measure_extract([broken], ENCODE, EXTRACT, rounds=1)
 
 
-@pytest.mark.parametrize("flag", ["--residual", "--lowres"])
-def test_the_command_prints_a_table_and_json(video: Path, flag: str, capsys: pytest.CaptureFixture[str]):
-    from cope_cli.cli import show
-    from cope_cli.cli.bench.command import bench
+SMALL = ("--short-side", "64", "--fusion", "4", "--grid", "32", "--rounds", "1")
+#: Script -> its arguments after the video, and how to find the records in its JSON.
+SCRIPTS = {
+    adaptive: (SMALL[:4], lambda found: found),
+    direct: (SMALL, lambda found: found["costs"]),
+    encode: (("--short-sides", "64", "--rounds", "1"), lambda found: found),
+    extract: (SMALL, lambda found: found),
+    lowres: (SMALL, lambda found: found),
+    memory: ((*SMALL[:6], "--hours", "0.001"), lambda found: found),
+    residual: (SMALL[:2], lambda found: found),
+}
 
-    show.out.file = None  # the stream that is captured now
-    options = {
-        flag.removeprefix("--"): True,
-        "videos": [str(video)],
-        "fusion": 4,
-        "grid": 32,
-        "short_side": 64,
-        "rounds": 1,
-    }
-    bench(**options, json=True)
-    assert json.loads(capsys.readouterr().out)[0]["video"] == "a.mp4"
-    bench(**options)
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.__name__.split(".")[1])
+def test_a_script_prints_tables_or_json(video: Path, script, capsys: pytest.CaptureFixture[str]):
+    arguments, records = SCRIPTS[script]
+    script.main([str(video), *arguments])
     assert "a.mp4" in capsys.readouterr().out
+    script.main([str(video), *arguments, "--json"])
+    assert {record["video"] for record in records(json.loads(capsys.readouterr().out))} == {"a.mp4"}
 
 
-def test_a_benchmark_of_files_asks_for_files():
-    from cope_cli.cli.bench.command import bench
+@pytest.mark.slow
+def test_the_script_of_parallel_work_prints_both_loads(video: Path, capsys: pytest.CaptureFixture[str]):
+    parallel.main([str(video), *SMALL[:6]])
+    shown = capsys.readouterr().out
+    assert "1 files" in shown and "a.mp4" in shown and "DIFFERENT" not in shown
 
-    with pytest.raises(UsageError, match="--lowres: name the videos"):
-        bench(lowres=True)
-    with pytest.raises(UsageError, match="choose one of"):
-        bench()
-    with pytest.raises(UsageError, match="choose one of"):
-        bench(lowres=True, residual=True)
+
+def test_the_scripts_of_a_cache_print_tables_and_json(filled_cache, capsys: pytest.CaptureFixture[str]):
+    cache = ("--cache", str(filled_cache.root))
+    entry = filled_cache.cache.primitives_entry(filled_cache.primitives)
+    ensure_frames(filled_cache.cache, entry, 32, range(entry.manifest.info["num_slots"]))
+    for script, arguments, word in [
+        (storage, (), "zstd 5"),
+        (loader, ("--fusion", "10", "--grid", "32", "--rounds", "1"), "conversations"),
+        (warp, (), filled_cache.primitives),
+    ]:
+        script.main([*cache, *arguments])
+        assert word in capsys.readouterr().out
+        script.main([*cache, *arguments, "--json"])
+        assert word in capsys.readouterr().out
+
+
+def test_a_script_runs_as_a_program_and_its_errors_are_one_line(video: Path, tmp_path: Path):
+    command = [sys.executable, "-m", "benchmarks.warp", "--cache", str(tmp_path)]
+    failed = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert failed.returncode == 1 and failed.stdout == ""
+    assert failed.stderr.startswith("error: ") and "Traceback" not in failed.stderr
+    as_json = subprocess.run([*command, "--json"], capture_output=True, text=True, check=False)
+    assert json.loads(as_json.stdout)["error"]["type"] == "EntryNotFoundError"
+    command = [sys.executable, "-m", "benchmarks.residual", str(video)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "a.mp4" in done.stdout
+    nothing = subprocess.run(command[:3], capture_output=True, text=True, check=False)
+    assert nothing.returncode == 2 and "VIDEO" in nothing.stderr
+
+
+def test_every_option_of_a_script_has_help(capsys: pytest.CaptureFixture[str]):
+    for script in (*SCRIPTS, parallel, storage, loader, warp):
+        with pytest.raises(SystemExit) as stop:
+            script.main(["--help"])
+        assert stop.value.code == 0
+        assert f"python -m {script.__name__}" in capsys.readouterr().out
+
+
+def test_a_repeated_video_is_as_long_as_asked_and_plays_on(video: Path, tmp_path: Path):
+    memory.repeat_video(video, tmp_path / "long.mp4", 4.0)
+    record = encode_video(tmp_path / "long.mp4", Cache(tmp_path / "cache"), ENCODE)
+    assert record.num_frames == 3 * 48  # 1.6 seconds, three times
 
 
 def test_direct_stands_beside_encode_and_extract(video: Path):
@@ -140,37 +186,30 @@ def test_direct_stands_beside_encode_and_extract(video: Path):
     assert (cost.direct.num_iframe_slots, cost.re_encoded.num_iframe_slots) == (1, 4)
 
 
-@pytest.mark.parametrize("flag", ["--direct", "--adaptive"])
-def test_both_ways_and_both_windows_are_printed(video: Path, flag: str):
-    args = ["bench", flag, str(video), "--fusion", "4", "--grid", "32", "--rounds", "1"]
-    shown = CliRunner().invoke(app, args)
-    assert shown.exit_code == 0, shown.output
-    for word in ("re-encoded", "direct") if flag == "--direct" else ("fixed", "adaptive"):
-        assert word in shown.stdout
-    found = json.loads(CliRunner().invoke(app, [*args, "--json"]).stdout)
-    (record,) = found["costs"] if flag == "--direct" else found
-    assert record["video"] == "a.mp4"
-
-
-def test_what_cannot_be_read_directly_is_listed_and_the_rest_measured(video: Path, tmp_path: Path):
+def test_what_cannot_be_read_directly_is_listed_and_the_rest_measured(
+    video: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
     broken, webm = tmp_path / "a.mp4", tmp_path / "b.webm"
     broken.write_bytes(b"no video")
     write_video(webm, pictures(12), codec="libvpx-vp9", options={})
     shutil.copy(video, tmp_path / "c.mp4")
-    args = ["bench", "--direct", str(tmp_path), "--fusion", "4", "--grid", "32", "--rounds", "1"]
-    shown = CliRunner().invoke(app, args)
-    assert shown.exit_code == 1
-    assert "c.mp4" in shown.stdout and "a.mp4" not in shown.stdout
-    assert "2 of 3 failed" in shown.stderr and "exports no motion vectors" in shown.stderr
-    as_json = CliRunner().invoke(app, [*args, "--json"])
-    assert as_json.exit_code == 1
-    found = json.loads(as_json.stdout)
+
+    def run(*arguments: str) -> tuple[str, str]:
+        with pytest.raises(SystemExit) as stop:
+            direct.main([str(tmp_path), "--fusion", "4", "--grid", "32", "--rounds", "1", *arguments])
+        assert stop.value.code == 1
+        captured = capsys.readouterr()
+        return captured.out, captured.err
+
+    shown, errors = run()
+    assert "c.mp4" in shown and "a.mp4" not in shown
+    assert "2 of 3 failed" in errors and "exports no motion vectors" in errors
+    found = json.loads(run("--json")[0])
     assert [cost["video"] for cost in found["costs"]] == ["c.mp4"]
     assert set(found["errors"]) == {str(broken), str(webm)}
     assert all(error["type"] == "VideoError" and error["message"] for error in found["errors"].values())
     (tmp_path / "c.mp4").unlink()
-    nothing = CliRunner().invoke(app, args)
-    assert nothing.exit_code == 1 and not nothing.stdout.strip()
+    assert run()[0] == ""
 
 
 @pytest.mark.parametrize("fusion", [3, 250])
@@ -182,3 +221,20 @@ def test_windows_that_cannot_be_adaptive_are_refused_before_anything_is_encoded(
     with pytest.raises(UsageError, match=f"{fusion}: expected 4 to 200"):
         measure_adaptive([video], ENCODE, fusion)
     assert encoded == []
+
+
+def test_the_commands_in_the_documents_are_accepted_by_their_scripts(monkeypatch: pytest.MonkeyPatch):
+    parse = argparse.ArgumentParser.parse_args
+
+    def parse_only(self: argparse.ArgumentParser, arguments: list[str]) -> None:
+        parse(self, arguments)
+        raise InterruptedError
+
+    monkeypatch.setattr(argparse.ArgumentParser, "parse_args", parse_only)
+    docs = Path(__file__).parents[2] / "docs"
+    lines = [line for page in docs.glob("*.md") for line in page.read_text().splitlines()]
+    commands = [line.split() for line in lines if line.startswith("python -m benchmarks.")]
+    assert len(commands) > 10
+    for _, _, script, *arguments in commands:
+        with pytest.raises(InterruptedError):
+            importlib.import_module(script).main(arguments)

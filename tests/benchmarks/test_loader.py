@@ -1,4 +1,4 @@
-"""`cope bench --loader`: what it counts, and a cache that cannot be measured."""
+"""benchmarks.loader: what it counts, and a cache that cannot be measured."""
 
 from __future__ import annotations
 

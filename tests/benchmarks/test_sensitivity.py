@@ -1,4 +1,4 @@
-"""`cope bench --sensitivity`: one factor at a time, figures that mean what they claim, old entries as they were."""
+"""benchmarks.sensitivity: one factor at a time, figures that mean what they claim, old entries as they were."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from made_videos import pictures, write_video
 from matplotlib.figure import Figure
-from typer.testing import CliRunner
 
 from benchmarks import sensitivity as module
 from benchmarks.coding import read_coding
@@ -18,7 +17,6 @@ from benchmarks.sensitivity import Asked, FactorValues, SensitivityReport, measu
 from benchmarks.sensitivity_plot import draw_sensitivity
 from cope_cli.ask.config import AskConfig
 from cope_cli.ask.questions import QuestionsRecord
-from cope_cli.cli.main import app
 from cope_cli.codec.mpeg4.bitstream import VolHeader, VopParser
 from cope_cli.codec.mpeg4.stream import read_vops
 from cope_cli.codec.mpeg4.transcode import transcode
@@ -156,24 +154,18 @@ def test_questions_about_videos_without_vectors_lack_the_direct_row_alone(tmp_pa
 
 def test_without_p_slots_there_is_no_error_to_show(tmp_path: Path, monkeypatch, capsys):
     from benchmarks.sensitivity_plot import MEASURES
-    from cope_cli.cli import show
-    from cope_cli.cli.bench.command import bench
 
     video = write_video(tmp_path / "short.mp4", pictures(3))
     report = measure_sensitivity([video], ENCODE, EXTRACT, values=VALUES)
     assert {(cost.num_slots, cost.num_p_slots) for cost in report.costs} == {(1, 0)}
     assert all(np.isnan(MEASURES["warp error, levels"](cost)) for cost in report.costs)
-    show.out.file = None  # the stream that is captured now
     monkeypatch.setattr(module, "measure_sensitivity", lambda *arguments, **options: report)
-    bench(videos=[str(video)], sensitivity=True)
+    module.main([str(video)])
     rows = [line.split() for line in capsys.readouterr().out.splitlines() if "kB" in line]
     assert rows and all(row.count("-") == 2 for row in rows)
 
 
 def test_videos_of_one_name_keep_tables_of_their_own(tmp_path: Path, monkeypatch, capsys):
-    from cope_cli.cli import show
-    from cope_cli.cli.bench.command import bench
-
     for folder in ("one", "two"):
         (tmp_path / folder).mkdir()
     one = write_video(tmp_path / "one" / "v.mp4", pictures(12))
@@ -182,11 +174,10 @@ def test_videos_of_one_name_keep_tables_of_their_own(tmp_path: Path, monkeypatch
     counts = {video: sum(cost.video == str(video) for cost in report.costs) for video in (one, two)}
     assert counts[one] == counts[two] + 1 == len(settings_of(ENCODE, VALUES))
     assert set(report.not_direct) == {str(two)}
-    show.out.file = None  # the stream that is captured now
     monkeypatch.setattr(module, "measure_sensitivity", lambda *arguments, **options: report)
-    bench(videos=[str(tmp_path)], sensitivity=True)
-    first, second = capsys.readouterr().out.split("two/v.mp4: one factor at a time")
-    assert "one/v.mp4: one factor at a time" in first and str(tmp_path) not in first
+    module.main([str(tmp_path)])
+    first, second = capsys.readouterr().out.split("two/v.mp4: one factor changed at a time")
+    assert "one/v.mp4: one factor changed at a time" in first and str(tmp_path) not in first
     assert "direct h264" in first and "not read directly" not in first
     assert "direct h264" not in second and "not read directly" in second
 
@@ -209,18 +200,14 @@ def test_no_marker_is_cut_off_at_the_top(report: SensitivityReport, tmp_path: Pa
 
 
 def test_the_picture_and_the_tables(video: Path, report: SensitivityReport, tmp_path: Path, monkeypatch, capsys):
-    from cope_cli.cli import show
-    from cope_cli.cli.bench.command import bench
-
-    show.out.file = None  # the stream that is captured now
     monkeypatch.setattr(module, "measure_sensitivity", lambda *arguments, **options: report)
     picture = tmp_path / "figures" / "a.png"
-    bench(videos=[str(video)], sensitivity=True, out=picture)
+    module.main([str(video), "--out", str(picture)])
     shown = capsys.readouterr().out
     assert "direct h264" in shown and "4 *" in shown
     assert picture.read_bytes().startswith(b"\x89PNG")
     assert [path.name for path in picture.parent.iterdir()] == ["a.png"]
-    bench(videos=[str(video)], sensitivity=True, json=True)
+    module.main([str(video), "--json"])
     assert len(json.loads(capsys.readouterr().out)["costs"]) == len(report.costs)
     draw_sensitivity(SensitivityReport(costs=(), answers=(), not_direct={}), tmp_path / "empty.png")
 
@@ -234,6 +221,5 @@ def test_the_picture_and_the_tables(video: Path, report: SensitivityReport, tmp_
     ],
 )
 def test_options_that_cannot_be_meant_are_refused_before_anything_is_measured(video: Path, options, message):
-    result = CliRunner().invoke(app, ["bench", "--sensitivity", str(video), *options])
-    assert isinstance(result.exception, UsageError)
-    assert message in str(result.exception)
+    with pytest.raises(UsageError, match=message):
+        module.main([str(video), *options])

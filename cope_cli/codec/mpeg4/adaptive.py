@@ -21,7 +21,7 @@ from cope_cli.codec.mpeg4.stream import read_gop_spans, read_vops
 from cope_cli.codec.mpeg4.vlc import INTRA
 from cope_cli.config import ExtractConfig
 
-#: What an average P-frame of real footage has (`cope bench --adaptive` prints them for any video): mean displacement
+#: Figures of an average P-frame of real footage; `python -m benchmarks.adaptive` prints them. They are: displacement
 #: over the shorter side, bits per pixel times quantiser, share of intra macroblocks.
 MEAN_MOTION, MEAN_BITS, MEAN_INTRA = 0.0025, 0.4, 0.015
 

@@ -162,7 +162,7 @@ def read_vops(path: Path) -> Iterator[tuple[bytes, bytes]]:
 
 
 def read_frames(
-    path: Path, ranges: Sequence[range] | None = None, *, with_vectors: bool = False, lowres: int = 0
+    path: Path, ranges: Sequence[range] | None = None, *, with_vectors: bool = False
 ) -> Iterator[StreamFrame]:
     """Decode an encoded stream, or parts of it.
 
@@ -170,7 +170,6 @@ def read_frames(
         path: a file written by `cope encode`.
         ranges: frame indices to decode, ascending, each range from an I-frame on; None means all.
         with_vectors: also let FFmpeg export the motion vectors.
-        lowres: decode at 1/2 (1) or 1/4 (2) of the size; the pictures drift away from the true ones over a GOP.
 
     Yields:
         Each frame in order, with its index in the stream.
@@ -181,11 +180,7 @@ def read_frames(
     with _opened(path) as (container, stream):
         context = stream.codec_context
         context.thread_type = "NONE"
-        context.options = (
-            _DECODER_OPTIONS
-            | ({"flags2": "+export_mvs"} if with_vectors else {})
-            | ({"lowres": str(lowres)} if lowres else {})
-        )
+        context.options = _DECODER_OPTIONS | ({"flags2": "+export_mvs"} if with_vectors else {})
         header = context.extradata or b""
         size, colour = None, None
         for index, packet in _packets(container, stream, ranges):
@@ -239,15 +234,3 @@ def _check_frame(path: Path, index: int, frame: av.VideoFrame, size: FrameSize) 
     kind = frame.pict_type
     if kind not in (av.video.frame.PictureType.I, av.video.frame.PictureType.P):
         raise VideoError(f"{path}: frame {index} is a {av.video.frame.PictureType(kind).name}-frame, expected I or P")
-
-
-def decode_with_vectors(path: Path) -> None:
-    """Decode an encoded stream with PyAV's own loop and arrays: the limit that benchmarks compare with."""
-    with _opened(path) as (container, stream):
-        stream.codec_context.thread_type = "NONE"
-        stream.codec_context.options = _DECODER_OPTIONS | {"flags2": "+export_mvs"}
-        for frame in container.decode(stream):
-            # `frame.side_data` would be the usual way; it makes a reference cycle per frame and is slower yet.
-            vectors = SideDataContainer(frame).get("MOTION_VECTORS")  # type: ignore[call-arg]  # stub: no __init__
-            if vectors is not None:
-                vectors.to_ndarray()

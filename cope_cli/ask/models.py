@@ -6,9 +6,9 @@ from pathlib import Path
 
 import torch
 
-from cope_cli.ask.settings import SHIPPED_MODEL
 from cope_cli.errors import CheckpointError, UsageError
 from cope_cli.model.checkpoint.folders import LoadedVideoLM, load_videolm
+from cope_cli.model.checkpoint.hub import SHIPPED_MODEL
 from cope_cli.model.placement import DeviceMap, torch_dtype
 from cope_cli.runs import delta_encoder_folder
 

@@ -50,6 +50,7 @@ class SlotDataset(Dataset[dict[str, Tensor]]):
         cache: the cache folder (default: `COPE_CACHE`, or `cope_cache`); `~` is expanded.
         fusion: fusion window in frames.
         grid: side G of the grid.
+        direct: use the videos that were read directly instead of the re-encoded ones.
         returns: what an item holds: "motion", (2, G, G) int16 half-pixels, zero for I-frame slots; "residual",
             (G, G, 3) int16, zero for I-frame slots; "frame", the picture on the grid, (G, G, 3) uint8; "seconds",
             float64; "is_iframe", bool. Every item also holds "video", the index of its name in `videos`, and "slot",
@@ -70,6 +71,7 @@ class SlotDataset(Dataset[dict[str, Tensor]]):
         *,
         fusion: int = 30,
         grid: int = 224,
+        direct: bool = False,
         returns: Sequence[str] = ("motion", "residual"),
     ) -> None:
         if unknown := sorted({*returns} - {*_READERS}):
@@ -78,15 +80,15 @@ class SlotDataset(Dataset[dict[str, Tensor]]):
         index = VideoIndex(Cache(self.root), fusion_frames=fusion, grid_px=grid)
         if index.errors:
             raise next(iter(index.errors.values()))
-        if not index.entries:
+        entries = {name: entry for name, entry in index.entries.items() if entry.is_direct == direct}
+        if not entries:
             raise EntryNotFoundError(
-                f"{self.root}: no extracted video with fusion {fusion} and grid {grid}",
-                f"Run `cope encode VIDEOS --cache {self.root}`, then "
-                f"`cope extract --fusion {fusion} --grid {grid} --cache {self.root}`.",
+                f"{self.root}: no {'direct' if direct else 're-encoded'} video with fusion {fusion} and grid {grid}",
+                f"Run `cope extract VIDEOS {'--direct ' if direct else ''}--fusion {fusion} --grid {grid}`.",
             )
         self.fusion, self.grid, self.returns = fusion, grid, tuple(returns)
-        self.videos = sorted(index.entries)
-        counts = [int(index.entries[name].manifest.info["num_slots"]) for name in self.videos]
+        self.videos = sorted(entries)
+        counts = [int(entries[name].manifest.info["num_slots"]) for name in self.videos]
         self._starts = [0, *accumulate(counts)]
         self._open = OpenEntries(self.root, size_px=0)
 

@@ -37,7 +37,7 @@ def test_the_documented_example_runs(lively_folder, tmp_path, monkeypatch, capsy
 
 
 def test_asking_streaming_and_chatting_agree(lm):
-    settings = {"keyframes_per_gop": 1, "max_new_tokens": 8}
+    settings = {"keyframes": 1, "max_new_tokens": 8}
     answer = lm.ask(VIDEO, "What happened?", **settings)
     assert "".join(lm.stream(VIDEO, "What happened?", **settings)).rstrip() == answer.text
     assert lm.chat(VIDEO, **settings).ask("What happened?").text == answer.text
@@ -52,8 +52,8 @@ def test_a_stream_can_be_left_and_its_errors_arrive(lm):
 
 
 def test_embeddings_are_those_that_stand_in_a_prompt(lm, lively):
-    video = lm.embed(VIDEO, keyframes_per_gop=1)
-    chat = lm.chat(VIDEO, keyframes_per_gop=1)
+    video = lm.embed(VIDEO, keyframes=1)
+    chat = lm.chat(VIDEO, keyframes=1)
     prompt = chat.video.prompt("What?")
     width = lively.model.base.config.text_config.hidden_size
     assert video.embeddings.shape == (prompt.num_visual_tokens, width)

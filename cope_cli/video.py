@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from cope_cli.cache.primitives import Primitives
 from cope_cli.cache.store import Cache as Store
 from cope_cli.cache.store import PrimitivesEntry
+from cope_cli.codec.fusion import FrameSize
 from cope_cli.stages.frames import decode_grid_frame
 
 Int16 = NDArray[np.int16]
@@ -91,7 +92,7 @@ class Slot:
         motion_px = self.motion_px
         if motion_px is None:
             return None
-        size = self.video.primitives.size
+        size = self.video.size
         scale = np.array([self.video.grid / size.width, self.video.grid / size.height], np.float32)
         return _read_only(motion_px * scale[:, None, None])
 
@@ -127,11 +128,11 @@ class Video(Sequence[Slot]):
         self._range = range(len(self.primitives.slots))
 
     def __repr__(self) -> str:
-        num_iframes, size = int(self.is_iframe.sum()), self.primitives.size
+        num_iframes = int(self.is_iframe.sum())
         part = "" if self.is_whole else f", a part of {len(self.primitives.slots)} slots"
         return (
             f"Video({self.name!r}: {len(self)} slots ({num_iframes} I-frame, {len(self) - num_iframes} P-frame{part}), "
-            f"{self.duration_seconds:.2f} s, {size} px, fusion {self.fusion}, grid {self.grid}, "
+            f"{self.duration_seconds:.2f} s, {self.size} px, fusion {self.fusion}, grid {self.grid}, "
             f"{self.primitives.entry.way})"
         )
 
@@ -172,6 +173,11 @@ class Video(Sequence[Slot]):
     def fusion(self) -> str:
         """Fusion window as `open` takes it: frames, or auto:N for adaptive windows."""
         return self.primitives.config.window
+
+    @property
+    def size(self) -> FrameSize:
+        """Picture size of the stream, pixels: `size.width`, `size.height`."""
+        return self.primitives.size
 
     @property
     def duration_seconds(self) -> float:

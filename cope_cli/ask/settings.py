@@ -83,10 +83,8 @@ def find_model(named: str | Path | None, runs_root: Path) -> Path:
         runs_root: where training runs are.
 
     Raises:
-        CheckpointError: there is none , or a Hub id cannot be downloaded.
+        CheckpointError: there is no such model, or a Hub id cannot be downloaded.
     """
-    if named == SHIPPED_NAME:
-        return SHIPPED_MODEL
     if named is not None:
         return model_folder(named)
     run = newest_finished_run(runs_root, "finetune")

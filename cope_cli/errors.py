@@ -48,7 +48,7 @@ class VideoError(CopeError, ValueError):
     """A video file cannot be used: unreadable, empty, without a video stream, broken half-way."""
 
 
-class EntryNotFoundError(CopeError, LookupError):
+class EntryNotFoundError(CopeError, KeyError):
     """The cache has no such entry."""
 
 

@@ -30,7 +30,7 @@ from typing import Any
 
 from cope_cli.data.datasets import BadSample
 from cope_cli.data.samples import Shortened
-from cope_cli.errors import CheckpointError, UsageError
+from cope_cli.errors import CheckpointError, PathNotFoundError, UsageError
 from cope_cli.files import write_json, write_text
 
 #: What is trained: `pretrain`, `finetune`, or a stage that a recipe adds.
@@ -232,6 +232,30 @@ def finished_runs(runs_root: Path, kind: Kind) -> list[Path]:
 def result_folder(run: Path, kind: Kind) -> Path:
     """Return the folder of a run's trained model: `delta_encoder` for pretrain, `model` for every other kind."""
     return run / ("delta_encoder" if kind == "pretrain" else "model")
+
+
+def delta_encoder_folder(named: str | Path, runs_root: Path) -> Path:
+    """Return the folder of a pre-trained Delta-encoder.
+
+    Args:
+        named: that folder, a finished pretrain run, or the name of such a run.
+        runs_root: the folder of the training runs.
+
+    Raises:
+        PathNotFoundError: there is no such folder and no such run.
+        CheckpointError: the folder holds no Delta-encoder.
+    """
+    from cope_cli.model.checkpoint.description import COPE_FILE  # imports torch
+
+    found = [folder for folder in (Path(named), runs_root / named) if folder.is_dir()]
+    for folder in found:
+        for inside in (folder, result_folder(folder, "pretrain")):
+            if (inside / COPE_FILE).is_file():
+                return inside
+    hint = "Name a finished pretrain run, or the delta_encoder folder in it; `cope train pretrain` makes one."
+    if not found:
+        raise PathNotFoundError(f"--delta-encoder {named}: no such folder, and no such run in {runs_root}", hint)
+    raise CheckpointError(f"{found[0]}: neither a Delta-encoder nor a finished pretrain run", hint)
 
 
 def read_status(run: Path) -> dict[str, Any]:

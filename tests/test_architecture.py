@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -13,7 +15,7 @@ import cope_cli
 ROOT = Path(cope_cli.__file__).parent
 LAYERS = [
     *("errors", "files", "options", "config", "codec", "cache", "model", "data", "stages"),
-    *("runs", "train", "ask", "evaluate", "inspect", "world", "cli"),
+    *("video", "library", "runs", "train", "ask", "evaluate", "inspect", "world", "cli"),
 ]
 MODULES = sorted(path for path in ROOT.rglob("*.py") if path.name != "__main__.py")
 PURE = [
@@ -99,3 +101,9 @@ def test_libraries_stay_in_their_layers(path):
         assert not tops & {"transformers", "accelerate", "peft"}
     if own not in ("model", "data", "train", "ask", "evaluate"):
         assert "torch" not in tops
+
+
+def test_asking_does_not_import_training():
+    asking = [name(path) for path in MODULES if layer(name(path)) == "ask"]
+    code = f"import sys, {', '.join(asking)}; print([m for m in sys.modules if m.startswith('cope_cli.train')])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"

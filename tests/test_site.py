@@ -33,7 +33,7 @@ def test_the_site_builds_and_needs_no_network(tmp_path: Path) -> None:
     pages = {path.name for path in (tmp_path / "site").glob("*.html")}
     assert pages >= {f"{path.stem}.html" for path in (ROOT / "docs").glob("*.md")}
     api = (tmp_path / "site" / "api.html").read_text()
-    assert "cope_cli.ask.videolm.CopeVideoLM.ask" in api and "cope_cli.cache.primitives.Primitives.motion" in api
+    assert "cope_cli.CopeVideoLM.ask" in api and "cope_cli.Slot.motion" in api
     for page in (tmp_path / "site").glob("*.html"):
         fetched = re.findall(r"<(?:script|link|img)[^>]+(?:src|href)=\"(https?:[^\"]+)", page.read_text())
         assert fetched == [], page.name

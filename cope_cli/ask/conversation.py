@@ -23,6 +23,7 @@ from cope_cli.data.conversations import Turn
 from cope_cli.data.prompt import Prompt
 from cope_cli.model.checkpoint.folders import LoadedVideoLM
 from cope_cli.stages.prepare import OnStage
+from cope_cli.video import Video
 
 OnText = Callable[[str], None]
 
@@ -63,6 +64,16 @@ class Answer:
     ttft_seconds: float
     total_seconds: float
 
+    def __str__(self) -> str:
+        return self.text
+
+    def __repr__(self) -> str:
+        return (
+            f"Answer({self.text!r}: {self.num_visual_tokens} visual tokens ({self.num_gops_used} of "
+            f"{self.num_gops_total} GOPs, {self.num_rgb_slots} RGB and {self.num_p_slots} P slots), "
+            f"{self.num_text_tokens} text tokens, {self.num_new_tokens} new, {self.total_seconds:.2f} s)"
+        )
+
 
 class Conversation:
     """A conversation about one video.
@@ -89,7 +100,7 @@ class Conversation:
     @classmethod
     def about(
         cls,
-        video: Path,
+        video: Path | Video,
         loaded: LoadedVideoLM,
         cache: Cache,
         config: AskConfig,

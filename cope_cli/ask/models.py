@@ -6,11 +6,11 @@ from pathlib import Path
 
 import torch
 
-from cope_cli.ask.settings import SHIPPED_MODEL
 from cope_cli.errors import CheckpointError, UsageError
 from cope_cli.model.checkpoint.folders import LoadedVideoLM, load_videolm
+from cope_cli.model.checkpoint.hub import SHIPPED_MODEL
 from cope_cli.model.placement import DeviceMap, torch_dtype
-from cope_cli.train.loop.setup import delta_encoder_folder
+from cope_cli.runs import delta_encoder_folder
 
 
 def find_device(name: str) -> torch.device:

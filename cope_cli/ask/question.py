@@ -10,10 +10,11 @@ from cope_cli.cache.store import Cache
 from cope_cli.errors import UsageError
 from cope_cli.model.checkpoint.folders import LoadedVideoLM
 from cope_cli.stages.prepare import OnStage
+from cope_cli.video import Video
 
 
 def ask_video(
-    video: Path,
+    video: Path | Video,
     question: str,
     loaded: LoadedVideoLM,
     cache: Cache,
@@ -26,7 +27,7 @@ def ask_video(
     """Answer a question about a video.
 
     Args:
-        video: a video file; stages that are not done for it are run first.
+        video: a video file, or an open video; missing stages are run first.
         question: plain text.
         loaded: the model and its tokenizer.
         cache: where primitives are, or go.

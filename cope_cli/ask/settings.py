@@ -8,14 +8,10 @@ from pathlib import Path
 from cope_cli.ask.config import PAPER_KEYFRAMES, AskConfig
 from cope_cli.config import DIRECT, ExtractConfig
 from cope_cli.errors import CheckpointError, UsageError
-from cope_cli.model.checkpoint.hub import model_folder
+from cope_cli.model.checkpoint.hub import SHIPPED_MODEL, model_folder
 from cope_cli.runs import newest_finished_run
 from cope_cli.stages.frames import FramesRequest
 from cope_cli.stages.prepare import Preparation
-
-#: The small model in the package, docs/cope-tiny.md.
-SHIPPED_NAME = "cope-tiny"
-SHIPPED_MODEL = Path(__file__).parents[1] / "pretrained" / SHIPPED_NAME
 
 
 def keyframes_shown(config: AskConfig, own: int | None) -> int:
@@ -81,16 +77,14 @@ def find_model(named: str | Path | None, runs_root: Path) -> Path:
     """Return the model folder to use.
 
     Args:
-        named: a model folder, a run folder with one inside, `cope-tiny`, or a Hub id such as
+        named: a model folder, a run folder, `cope-tiny` for the bundled model, or a Hub id such as
             `lmms-lab/LLaVA-Video-7B-Qwen2`, which is downloaded if it is not in Hugging Face's cache; None chooses the
-            newest finished finetune run, or else cope-tiny, which the package ships.
+            newest finished finetune run, or else the bundled model.
         runs_root: where training runs are.
 
     Raises:
-        CheckpointError: there is none , or a Hub id cannot be downloaded.
+        CheckpointError: there is no such model, or a Hub id cannot be downloaded.
     """
-    if named == SHIPPED_NAME:
-        return SHIPPED_MODEL
     if named is not None:
         return model_folder(named)
     run = newest_finished_run(runs_root, "finetune")

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from cope_cli.ask.config import AskConfig
 from cope_cli.ask.models import check_delta_mode
-from cope_cli.ask.settings import SHIPPED_MODEL, keyframes_shown, preparation
+from cope_cli.ask.settings import keyframes_shown, preparation
 from cope_cli.cache.frames import Frames
 from cope_cli.cache.primitives import Primitives
 from cope_cli.cache.store import Cache, PrimitivesEntry
@@ -23,8 +23,10 @@ from cope_cli.data.samples import read_visuals
 from cope_cli.errors import CopeError, UsageError
 from cope_cli.model.batch import VideoLMBatch
 from cope_cli.model.checkpoint.folders import LoadedVideoLM
+from cope_cli.model.checkpoint.hub import SHIPPED_MODEL
 from cope_cli.model.token_plan import TokenPlan
-from cope_cli.stages.prepare import OnStage, Preparation, prepare_video, prepare_videos
+from cope_cli.stages.prepare import OnStage, Preparation, extract_encoded, prepare_video, prepare_videos
+from cope_cli.video import Video
 
 
 def preparation_of(loaded: LoadedVideoLM, config: AskConfig) -> Preparation:
@@ -84,7 +86,7 @@ def notes(loaded: LoadedVideoLM, config: AskConfig) -> list[str]:
 
 
 def run_stages(
-    video: Path,
+    video: Path | Video,
     loaded: LoadedVideoLM,
     cache: Cache,
     config: AskConfig,
@@ -95,9 +97,10 @@ def run_stages(
     """Return a video's primitives and RGB slots as a model needs them, and whether a stage had to run for it.
 
     Args:
-        video: a video file.
+        video: a video file, or an open video: its encoding is used, or its source if it was read directly. If the model
+            needs another grid or fusion window, it is extracted again.
         loaded: the model.
-        cache: where primitives are, or go.
+        cache: where primitives are, or go; an open video has its own.
         config: how to show the video.
         workers: processes that share the stages of a long video; more than one needs a `__main__` guard in scripts.
         on_stage: called while stages run.
@@ -106,8 +109,18 @@ def run_stages(
         PathNotFoundError: there is no such file.
         VideoError, StorageError: a stage failed.
         CheckpointError: Delta-tokens are wanted of a model without a Delta-encoder.
+        UsageError: the open video is a part of a video.
     """
-    return prepare_video(video, cache, preparation_of(loaded, config), workers=workers, on_stage=on_stage)
+    needed = preparation_of(loaded, config)
+    if isinstance(video, Path):
+        return prepare_video(video, cache, needed, workers=workers, on_stage=on_stage)
+    if not video.is_whole:
+        raise UsageError(f"{video!r}: expected a whole video, found a part", "Ask about the video it was taken from.")
+    entry = video.primitives.entry
+    if entry.is_direct:
+        needed = replace(needed, is_direct_tried=True, is_direct_needed=True)
+        return prepare_video(entry.check_source(), video.store, needed, on_stage=on_stage)
+    return extract_encoded(entry.encoded_name, video.store, needed, workers=workers, on_stage=on_stage)
 
 
 def run_stages_of_many(

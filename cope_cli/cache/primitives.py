@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -259,6 +260,11 @@ class Primitives:
                 except ValueError as error:
                     raise CacheCorruptError(f"{self.name}: slot {slot}: {error}", _AGAIN) from error
             yield previous
+
+    def grid_frame(self, slot: int) -> UInt8:
+        """Return one slot's grid frame, rebuilt from the I-frame of its GOP; shape and errors as in `grid_frames`."""
+        first = int(np.argmax(self.slots.gop == self.slots.gop[slot]))
+        return next(islice(self.grid_frames(first), slot - first, None))
 
     def array_kind(self, name: str) -> tuple[tuple[int, ...], str]:
         """Return an array's shape and dtype name.

@@ -11,6 +11,7 @@ cope_cache/
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -25,6 +26,11 @@ from cope_cli.files import sha256_file
 MANIFEST = "manifest.json"
 _MAX_NAME = 80
 _RENAMED = "Was it renamed? Remove it and run its stage again."
+
+
+def cache_folder(named: str | Path | None = None) -> Path:
+    """Return the cache folder to use: the named one, or else `COPE_CACHE`, or else `cope_cache`; `~` is expanded."""
+    return Path(named or os.environ.get("COPE_CACHE") or "cope_cache").expanduser()
 
 
 def entry_name(stem: str, fingerprint: str) -> str:

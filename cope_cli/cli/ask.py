@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -86,6 +87,7 @@ def ask(
 
 def _load(folder: Path, model: ModelConfig, runs: Path, config: AskConfig) -> LoadedVideoLM:
     """Read the model and print what the user should know about it."""
+    gc.disable()  # scanning the many objects of imported modules for garbage takes a third of the start-up time
     from cope_cli.ask.models import load_model
     from cope_cli.ask.shown import notes
 
@@ -98,6 +100,8 @@ def _load(folder: Path, model: ModelConfig, runs: Path, config: AskConfig) -> Lo
         delta_encoder=model.delta_encoder,
         runs_root=runs,
     )
+    gc.freeze()  # modules and weights live until the process ends: no later scan needs to visit them
+    gc.enable()
     for text in notes(loaded, config):
         show.note(text)
     return loaded

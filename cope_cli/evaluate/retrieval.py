@@ -29,9 +29,9 @@ from cope_cli.model.checkpoint.folders import LoadedDeltaEncoder, load_delta_enc
 from cope_cli.model.checkpoint.hub import model_folder
 from cope_cli.model.sizes.small import build_small_videolm
 from cope_cli.model.videolm import VideoLM
-from cope_cli.runs import RunFolder
+from cope_cli.runs import RunFolder, delta_encoder_folder
 from cope_cli.stages.frames import ensure_frames
-from cope_cli.train.loop.setup import SMALL_MODEL_SEED, delta_encoder_folder
+from cope_cli.train.loop.setup import SMALL_MODEL_SEED
 from cope_cli.train.pretrain.stage import PretrainModel
 
 #: Recall at these ranks (Table H.6).

@@ -9,16 +9,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cope_cli.cache.frames import Frames, FramesWriter, commit_part
+from cope_cli.cache.primitives import Primitives
 from cope_cli.cache.schema import compress
 from cope_cli.cache.store import Cache, EncodedEntry, PrimitivesEntry
 from cope_cli.codec.direct.slots import read_direct_rgb, slots_of_stream
-from cope_cli.codec.direct.stream import read_stream
+from cope_cli.codec.direct.stream import read_direct_frames, read_stream
 from cope_cli.codec.gop import Slot, keyframe_slots
 from cope_cli.codec.mpeg4.adaptive import slots_of_encoded
 from cope_cli.codec.primitives import read_slot_frames, rgb_converter
 from cope_cli.codec.versions import library_versions
 from cope_cli.config import DirectConfig, ExtractConfig, FramesConfig
-from cope_cli.errors import EntryNotFoundError
+from cope_cli.errors import EntryNotFoundError, VideoError
 
 OnProgress = Callable[[float, float], None]
 
@@ -116,14 +117,7 @@ def decode_frames(
     if entry.is_direct:
         yield from _decode_direct(entry, size_px, slots, on_progress)
         return
-    encoded = cache.encoded_entry(entry.encoded_name)
-    if encoded is None:
-        raise EntryNotFoundError(
-            f"{entry.name}: {len(slots)} RGB pictures at {size_px} px are not stored, and the encoded video "
-            f"{entry.encoded_name} is gone from {cache.root}",
-            f"Run `cope encode {entry.source_path}` again.",
-        )
-    encoded.check(hashes=True)
+    encoded = _encoded_of(cache, entry, f"{len(slots)} RGB pictures at {size_px} px")
     fps = encoded.manifest.config["fps"]
     total = encoded.manifest.info["num_frames"] / fps
     all_slots = slots_of_entry(encoded, ExtractConfig.from_dict(entry.manifest.config))
@@ -133,6 +127,38 @@ def decode_frames(
         rgb_converter(size_px),
         on_frame=lambda index: on_progress(index / fps, total),
     )
+
+
+def decode_grid_frame(cache: Cache, primitives: Primitives, slot: int) -> NDArray[np.uint8]:
+    """Return one slot's picture on the grid, (G, G, 3) uint8 RGB, decoded from what the entry was made from.
+
+    Raises:
+        EntryNotFoundError: the encoded video is gone from the cache, or a direct entry's source is gone or changed.
+        VideoError, CacheCorruptError: decoding failed.
+    """
+    entry, grid_px = primitives.entry, primitives.grid_px
+    frame = int(primitives.slots.frame[slot])
+    if not entry.is_direct:
+        video = _encoded_of(cache, entry, "the picture of a slot").video
+        return next(read_slot_frames(video, [frame], lambda found: found.picture.to_grid(grid_px, found.colour)))
+    stream = read_stream(entry.check_source(), DirectConfig.from_dict(entry.manifest.config).stream)
+    starts = primitives.slots.frame[primitives.slots.is_iframe].tolist()
+    for found in read_direct_frames(stream, [frame], starts):
+        if found.index == frame:
+            return stream.orientation.picture(found.picture.to_grid(grid_px, found.colour))
+    raise VideoError(f"{stream.path}: frame {frame} cannot be decoded")
+
+
+def _encoded_of(cache: Cache, entry: PrimitivesEntry, what: str) -> EncodedEntry:
+    """Return the encoded video that an entry was made from, checked."""
+    encoded = cache.encoded_entry(entry.encoded_name)
+    if encoded is None:
+        raise EntryNotFoundError(
+            f"{entry.name}: cannot decode {what}: the encoded video {entry.encoded_name} is gone from {cache.root}",
+            f"Run `cope encode {entry.source_path}` again.",
+        )
+    encoded.check(hashes=True)
+    return encoded
 
 
 def _decode_direct(

@@ -63,31 +63,48 @@ def prepare_video(
     """
     if not video.is_file():
         raise PathNotFoundError(f"{video}: no such file")
-    record, is_encoded_new = None, False
     if preparation.is_direct_tried:
         record = _read_directly(video, cache, preparation, on_stage)
-    if record is None:
-        known = {entry.source_path: entry for entry in cache.usable_encoded()[0]}
-        encoded = encode_video(
-            video,
-            cache,
-            preparation.encode,
-            known=known,
-            workers=workers,
-            on_progress=lambda done, total: on_stage("encode", done, total),
-        )
-        is_encoded_new = encoded.is_new
-        record = extract_video(
-            encoded.name,
-            cache,
-            preparation.extract,
-            frames=preparation.frames,
-            workers=workers,
-            on_progress=lambda done, total: on_stage("extract", done, total),
-        )
+        if record is not None:
+            return _entry_of(record, cache)
+    known = {entry.source_path: entry for entry in cache.usable_encoded()[0]}
+    encoded = encode_video(
+        video,
+        cache,
+        preparation.encode,
+        known=known,
+        workers=workers,
+        on_progress=lambda done, total: on_stage("encode", done, total),
+    )
+    entry, is_new = extract_encoded(encoded.name, cache, preparation, workers=workers, on_stage=on_stage)
+    return entry, is_new or encoded.is_new
+
+
+def extract_encoded(
+    encoded_name: str,
+    cache: Cache,
+    preparation: Preparation,
+    *,
+    workers: int = 1,
+    on_stage: OnStage = lambda stage, done, total: None,
+) -> tuple[PrimitivesEntry, bool]:
+    """Return the primitives and RGB slots of an encoded video; arguments and errors as in `prepare_video`."""
+    record = extract_video(
+        encoded_name,
+        cache,
+        preparation.extract,
+        frames=preparation.frames,
+        workers=workers,
+        on_progress=lambda done, total: on_stage("extract", done, total),
+    )
+    return _entry_of(record, cache)
+
+
+def _entry_of(record: ExtractRecord, cache: Cache) -> tuple[PrimitivesEntry, bool]:
+    """Return a record's entry, and whether anything was added to the cache for it."""
     entry = cache.primitives_entry(record.name)
     assert entry is not None
-    return entry, is_encoded_new or record.is_new or record.num_frames_added > 0
+    return entry, record.is_new or record.num_frames_added > 0
 
 
 def _read_directly(video: Path, cache: Cache, preparation: Preparation, on_stage: OnStage) -> ExtractRecord | None:

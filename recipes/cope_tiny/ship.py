@@ -13,10 +13,9 @@ from pathlib import Path
 
 import torch
 
-from cope_cli.ask.settings import SHIPPED_MODEL
 from cope_cli.files import write_json
 from cope_cli.model.checkpoint.folders import load_videolm, save_videolm
-from cope_cli.model.checkpoint.hub import model_folder
+from cope_cli.model.checkpoint.hub import SHIPPED_MODEL, model_folder
 from recipes.cope_tiny.card import ABLATION, RECORDS
 
 LIMIT_BYTES = 20_000_000

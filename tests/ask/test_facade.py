@@ -13,7 +13,7 @@ from asked_videos import SAMPLES
 import cope_cli
 from cope_cli import CopeVideoLM
 from cope_cli.ask import videolm
-from cope_cli.errors import PathNotFoundError
+from cope_cli.errors import PathNotFoundError, UsageError
 
 VIDEO = SAMPLES / "camera_pan.mp4"
 
@@ -23,21 +23,46 @@ def lm(lively, asked_cache) -> CopeVideoLM:
     return CopeVideoLM(lively, asked_cache)
 
 
-def test_the_documented_example_runs(lively_folder, tmp_path, monkeypatch, capsys):
+def test_the_documented_example_runs(tmp_path, monkeypatch, capsys):
     example = re.search(r"```python\n(.*?)```", videolm.__doc__, re.DOTALL).group(1)
-    (tmp_path / "runs").mkdir()
-    shutil.copytree(lively_folder, tmp_path / "runs" / "finetune-1" / "model")
-    shutil.copy(VIDEO, tmp_path / "video.mp4")
+    shutil.copy(SAMPLES / "tiny_vanishes.mp4", tmp_path / "clip.mp4")
     monkeypatch.chdir(tmp_path)
     scope: dict[str, object] = {}
     exec(example, scope)
     assert scope["tokens"].ndim == 2
-    assert capsys.readouterr().out.strip()
-    assert example in (Path(__file__).parents[2] / "docs" / "python.md").read_text()
+    assert "vanishes" in capsys.readouterr().out
+    assert example.partition("\n")[2] in (Path(__file__).parents[2] / "docs" / "python.md").read_text()
+
+
+def test_an_open_video_is_asked_about_as_its_file_is(lm, tmp_path):
+    settings = {"keyframes": 1, "max_new_tokens": 8}
+    asked = lm.ask(VIDEO, "What happened?", **settings)
+    video = cope_cli.open(VIDEO, cache=lm.cache.root)
+    assert lm.ask(video, "What happened?", **settings).text == asked.text
+    assert lm.ask(cope_cli.open(VIDEO, cache=tmp_path), "What happened?", **settings).text == asked.text
+    with pytest.raises(UsageError, match="expected a whole video, found a part"):
+        lm.ask(video[1:3], "What happened?")
+    direct = cope_cli.open(VIDEO, cache=tmp_path, direct=True)
+    assert lm.ask(direct, "What happened?", **settings).way == "direct"
+
+
+def test_representations_say_what_there_is(lm):
+    assert re.fullmatch(r"CopeVideoLM\('.*': [\d.]+ M parameters, fusion 30, cpu, torch.float32\)", repr(lm))
+    answer = lm.ask(VIDEO, "What happened?", keyframes=1, max_new_tokens=3)
+    assert str(answer) == answer.text
+    assert "3 new" in repr(answer)
+    assert "slots: 2 RGB, 8 P" in repr(lm.embed(VIDEO, keyframes=1))
+
+
+def test_settings_out_of_range_are_refused(lm):
+    with pytest.raises(UsageError, match="--temperature -1"):
+        lm.ask(VIDEO, "What?", temperature=-1)
+    with pytest.raises(TypeError, match="keyframe"):
+        lm.ask(VIDEO, "What?", keyframe=1)
 
 
 def test_asking_streaming_and_chatting_agree(lm):
-    settings = {"keyframes_per_gop": 1, "max_new_tokens": 8}
+    settings = {"keyframes": 1, "max_new_tokens": 8}
     answer = lm.ask(VIDEO, "What happened?", **settings)
     assert "".join(lm.stream(VIDEO, "What happened?", **settings)).rstrip() == answer.text
     assert lm.chat(VIDEO, **settings).ask("What happened?").text == answer.text
@@ -52,8 +77,8 @@ def test_a_stream_can_be_left_and_its_errors_arrive(lm):
 
 
 def test_embeddings_are_those_that_stand_in_a_prompt(lm, lively):
-    video = lm.embed(VIDEO, keyframes_per_gop=1)
-    chat = lm.chat(VIDEO, keyframes_per_gop=1)
+    video = lm.embed(VIDEO, keyframes=1)
+    chat = lm.chat(VIDEO, keyframes=1)
     prompt = chat.video.prompt("What?")
     width = lively.model.base.config.text_config.hidden_size
     assert video.embeddings.shape == (prompt.num_visual_tokens, width)
@@ -62,8 +87,3 @@ def test_embeddings_are_those_that_stand_in_a_prompt(lm, lively):
     costs = lively.model.token_costs
     assert sum(costs.rgb if is_rgb else costs.delta for is_rgb in video.slot_is_rgb) == len(video.embeddings)
     assert list(video.slot_seconds) == sorted(video.slot_seconds)
-
-
-def test_the_package_has_no_other_lazy_names():
-    with pytest.raises(AttributeError, match="no attribute 'Nothing'"):
-        cope_cli.Nothing  # noqa: B018

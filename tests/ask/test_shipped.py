@@ -9,13 +9,14 @@ import pytest
 
 from cope_cli.ask.config import AskConfig, DeltaMode
 from cope_cli.ask.models import load_model
-from cope_cli.ask.settings import SHIPPED_MODEL, find_model
+from cope_cli.ask.settings import find_model
 from cope_cli.ask.shown import notes
 from cope_cli.cache.store import Cache
 from cope_cli.config import EncodeConfig, ExtractConfig
 from cope_cli.data.judged import read_judged
 from cope_cli.evaluate.accuracy import measure_accuracy
 from cope_cli.model.checkpoint.folders import LoadedVideoLM
+from cope_cli.model.checkpoint.hub import SHIPPED_MODEL
 from cope_cli.stages.encode import encode_video
 from cope_cli.stages.extract import extract_video
 from cope_cli.stages.frames import FramesRequest

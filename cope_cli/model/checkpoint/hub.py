@@ -9,6 +9,9 @@ from cope_cli.errors import CheckpointError
 
 #: What a checkpoint consists of; pickled weights are never fetched, because they are never read.
 PATTERNS = ("*.json", "*.safetensors", "*.txt", "tokenizer.model", "vocab.json", "merges.txt")
+#: Name of the model in the package (docs/cope-tiny.md), and its folder.
+SHIPPED_NAME = "cope-tiny"
+SHIPPED_MODEL = Path(__file__).parents[2] / "pretrained" / SHIPPED_NAME
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
@@ -16,11 +19,11 @@ def model_folder(named: str | Path) -> Path:
     """Return the folder of a model.
 
     Args:
-        named: a model folder, a run folder with one inside, or a Hub id, `organisation/name`, if there is no such
-            folder. What Hugging Face's variables say holds: HF_HUB_OFFLINE, HF_HOME, HF_TOKEN, HF_ENDPOINT.
+        named: a model folder or a run folder; where there is no such folder, `cope-tiny` for the bundled model, or a
+            Hub id, `organisation/name`. Hugging Face's variables apply: HF_HUB_OFFLINE, HF_HOME, HF_TOKEN, HF_ENDPOINT.
 
     Returns:
-        The folder; where the name is neither, the path as it was given, which reading it will refuse.
+        The folder; for any other name the path as it was given, which loading refuses.
 
     Raises:
         CheckpointError: a Hub id cannot be downloaded, and is not on this machine yet.
@@ -28,6 +31,8 @@ def model_folder(named: str | Path) -> Path:
     path = Path(named)
     if path.is_dir():
         return path / "model" if (path / "model").is_dir() else path
+    if str(named) == SHIPPED_NAME:
+        return SHIPPED_MODEL
     name = path.as_posix() if isinstance(named, Path) else named
     # A folder of that name beside it: `runs/finetnue-1` is a slip, not something to ask the internet for.
     if _HUB_ID.fullmatch(name) is None or path.parent.is_dir():

@@ -32,7 +32,7 @@ from cope_cli.model.checkpoint.folders import LoadedDeltaEncoder, load_delta_enc
 from cope_cli.model.delta_encoder import DeltaEncoder
 from cope_cli.model.lora import LoraSizes, add_lora
 from cope_cli.model.videolm import VideoLM
-from cope_cli.runs import RunFolder, finished_runs, newest_checkpoint, result_folder
+from cope_cli.runs import RunFolder, delta_encoder_folder, finished_runs, newest_checkpoint, result_folder
 from cope_cli.train.config import FRESH, FinetuneConfig
 from cope_cli.train.finetune.trainable import halve_frozen_weights, num_parameters, part_of, set_trainable
 from cope_cli.train.loop.batches import ErrorsAsSamples, FinetuneCollator
@@ -45,7 +45,6 @@ from cope_cli.train.loop.setup import (
     OnProgress,
     add_frames,
     begin_run,
-    delta_encoder_folder,
     fresh_delta_encoder,
     load_base,
     open_index,

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,15 +13,14 @@ from cope_cli.cache.store import Cache, PrimitivesEntry
 from cope_cli.codec.versions import library_versions
 from cope_cli.data.datasets import BadSample
 from cope_cli.data.videos import VideoIndex
-from cope_cli.errors import CheckpointError, CopeError, DataError, EntryNotFoundError, PathNotFoundError
+from cope_cli.errors import CheckpointError, CopeError, DataError, EntryNotFoundError
 from cope_cli.model.checkpoint.adapter import is_adapter
-from cope_cli.model.checkpoint.description import COPE_FILE
 from cope_cli.model.checkpoint.folders import load_videolm, vision_tower_sha256
 from cope_cli.model.checkpoint.hub import model_folder
 from cope_cli.model.delta_encoder import DeltaEncoder, DeltaEncoderConfig
 from cope_cli.model.sizes.small import build_small_videolm
 from cope_cli.model.videolm import VideoLM
-from cope_cli.runs import RunFolder, result_folder
+from cope_cli.runs import RunFolder
 from cope_cli.stages.frames import ensure_frames
 from cope_cli.train.config import FinetuneConfig, PretrainConfig, TrainConfig
 from cope_cli.train.loop.ranks import Ranks
@@ -92,28 +90,6 @@ def load_base(config: TrainConfig, dtype: torch.dtype | None = None) -> Base:
         fusion_frames=loaded.fusion_frames,
         described=" ".join((f"{config.model}", *(f"({note})" for note in loaded.notes))),
     )
-
-
-def delta_encoder_folder(named: str | Path, runs_root: Path) -> Path:
-    """Return the folder of a pre-trained Delta-encoder.
-
-    Args:
-        named: that folder, a finished pretrain run with one inside, or such a run's name.
-        runs_root: where the run of that name is.
-
-    Raises:
-        PathNotFoundError: there is no such folder.
-        CheckpointError: it is neither.
-    """
-    found = [folder for folder in (Path(named), runs_root / named) if folder.is_dir()]
-    for folder in found:
-        for inside in (folder, result_folder(folder, "pretrain")):
-            if (inside / COPE_FILE).is_file():
-                return inside
-    hint = "Name a finished pretrain run, or the delta_encoder folder in it; `cope train pretrain` makes one."
-    if not found:
-        raise PathNotFoundError(f"--delta-encoder {named}: no such folder, and no such run in {runs_root}", hint)
-    raise CheckpointError(f"{found[0]}: neither a Delta-encoder nor a finished pretrain run", hint)
 
 
 def fresh_delta_encoder(base: Base, config: PretrainConfig | FinetuneConfig) -> DeltaEncoder:

@@ -168,13 +168,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Measure and print what encoding costs."""
     description = "Measure the CPU time of encoding, compared with the ffmpeg program."
     parser = new_parser("encode", description, "rounds")
-    parser.add_argument(
-        "--short-sides",
-        type=int,
-        nargs="+",
-        default=[0, 384, 224],
-        help="sizes to encode at; 0 keeps the source's (default: 0 384 224)",
-    )
+    sizes_help = "sizes to encode at; 0 keeps the source's (default: 0 384 224)"
+    parser.add_argument("--short-sides", type=int, nargs="+", default=[0, 384, 224], metavar="PX", help=sizes_help)
     options = parser.parse_args(arguments)
     videos, sizes, rounds = videos_in(options.videos), options.short_sides, options.rounds
     costs = measured(

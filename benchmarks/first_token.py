@@ -16,7 +16,7 @@ import resource
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -32,7 +32,8 @@ from cope_cli.cli import show
 from cope_cli.config import EncodeConfig, ExtractConfig
 from cope_cli.data.prompt import Timeline
 from cope_cli.data.samples import Sample, Visuals, read_visuals
-from cope_cli.evaluate.runner import QUESTION, Runner, TtftConfig
+from cope_cli.evaluate.config import TtftConfig
+from cope_cli.evaluate.runner import QUESTION, Runner
 from cope_cli.evaluate.tokens import BASELINE_FRAMES, KEYFRAMES, SLOTS_PER_GOP
 from cope_cli.stages.batch import default_workers
 from cope_cli.stages.encode import encode_video
@@ -114,7 +115,6 @@ def measure_first_token(
     encode: EncodeConfig,
     extract: ExtractConfig,
     *,
-    known: Mapping[tuple[int, int], float] | None = None,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[FileRecord]:
     """Measure every configuration of every video.
@@ -124,7 +124,6 @@ def measure_first_token(
         videos: source files, at least one.
         encode: how to encode.
         extract: what to extract.
-        known: the model's seconds to the first token, by numbers of RGB and P slots, measured before.
         on_progress: called with (runs done, runs in all).
 
     Raises:
@@ -134,7 +133,7 @@ def measure_first_token(
     frame_counts = (BASELINE_FRAMES, BASELINE_FRAMES // SLOTS_PER_GOP)
     total = len(videos) * (rounds + 1) * (len(frame_counts) + len(KEYFRAMES))
     done = 0
-    ttft = dict(known or {})
+    ttft: dict[tuple[int, int], float] = {}  # by numbers of RGB and P slots
     _through_cache(runner, videos[0], KEYFRAMES[0], encode, extract)  # loads or compiles what the stages need
     runner.run(runner.made_sample(1, 1), num_new_tokens=2)  # warms the model up
     for video in videos:
@@ -239,14 +238,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Measure and print the time from the file to the first token."""
     description = "Measure the time from a video file to the first token, including decoding and re-encoding."
     parser = new_parser("first_token", description, "fusion", "grid", "short-side", "rounds", "device")
-    parser.add_argument(
-        "--geometry", default="tiny", help="model with random weights: tiny, 0.5b or 7b (default: tiny)"
-    )
-    parser.add_argument(
-        "--dtype",
-        default="auto",
-        help="number format of the weights; auto, the default, takes bfloat16 on a GPU, float32 on a CPU",
-    )
+    parser.add_argument("--geometry", default="tiny", help="random weights of this size: tiny (default), 0.5b or 7b")
+    dtype_help = "number format of the weights; auto (default): bfloat16 on a GPU, float32 on a CPU"
+    parser.add_argument("--dtype", default="auto", help=dtype_help)
     parser.add_argument("--share-layers", action="store_true", help="let all LLM layers share one layer's weights")
     options = parser.parse_args(arguments)
     videos, encode, extract = stage_settings(options)

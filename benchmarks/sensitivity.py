@@ -318,12 +318,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     shared = ("fusion", "grid", "short-side", "device", "max-new-tokens", "runs")
     parser = new_parser("sensitivity", description, *shared)
     parser.add_argument("--model", help="also ask this model or finetune run (default: ask none)")
-    parser.add_argument(
-        "--data",
-        type=Path,
-        default=SAMPLE_QUESTIONS,
-        help=f"questions with answers for --model (default: {SAMPLE_QUESTIONS})",
-    )
+    data_help = "questions with answers for --model (default: %(default)s)"
+    parser.add_argument("--data", type=Path, default=SAMPLE_QUESTIONS, help=data_help)
     parser.add_argument("--out", type=Path, help="draw the figures into this PNG (default: none)")
     options = parser.parse_args(arguments)
     if options.out is not None and options.out.suffix.lower() != ".png":

@@ -1,18 +1,18 @@
-"""Train cope-tiny from nothing, stage by stage, with cope's own commands: `make tiny`.
+"""Train cope-tiny from scratch, stage by stage, with the commands of `cope` and the vision stage here: `make tiny`.
 
 ```
 scenes, encode, extract     clips with one object and with several, for training, validation and tests
-vision, ...-again, ...-last the vision tower, on still pictures, and twice on others
+vision, ...-again, ...-last the vision tower, on still pictures, then twice on new pictures
 pretrain                    the Delta-encoder
-align                       language model and projector, on what the first I-frame of three or four things answers
-motion                      the VideoLM, on clips of both worlds, without choices
-finetune                    the same with choices
-evaluate-val-*              right answers on validation clips, to choose by
+align                       language model and projector, on questions that the first I-frame of 3 or 4 things answers
+motion                      the VideoLM, on clips of both worlds, without choice questions
+finetune                    the same with choice questions
+evaluate-val-*              right answers on validation clips, for choosing the recipe
 evaluate-test-*             right answers on test clips, once: Delta-tokens on, zeroed, left out
 ```
 
-A finished stage is not run again, an interrupted one goes on where it was: just start it again. `DIR/log.json` has the
-command, CPU seconds and wall seconds of every stage. Two cores: `--workers` processes make data, `--threads` train.
+Start the script again to continue: finished stages are skipped, an interrupted one resumes. `DIR/log.json` holds the
+command, CPU seconds and wall seconds of every stage. `--workers` processes make data, `--threads` threads train.
 """
 
 from __future__ import annotations
@@ -31,30 +31,30 @@ from pathlib import Path
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """How much of everything.
+    """Sizes and seeds of all stages.
 
     Attributes:
         num_one: training clips with one object.
         num_all: training clips with two to four.
         num_val: validation clips of each of the two worlds.
         num_test: test clips of each of the two worlds.
-        vision_steps: of `vision_batch` pictures.
-        vision_again_steps: the same, from where those ended, on other pictures.
-        vision_last_steps: the same once more.
+        vision_steps: steps of `vision_batch` pictures.
+        vision_again_steps: steps of the second vision training, on other pictures.
+        vision_last_steps: steps of the third vision training, on other pictures again.
         vision_batch: pictures in a step.
-        pretrain_steps: of `pretrain_batch` pairs of slots.
+        pretrain_steps: steps of `pretrain_batch` pairs of slots.
         pretrain_batch: pairs in a step.
-        align_steps: of `align_batch` packs.
+        align_steps: steps of `align_batch` packs.
         align_batch: packs in a step.
-        motion_steps: of `finetune_batch` packs, without choices.
-        finetune_steps: of `finetune_batch` packs.
+        motion_steps: steps of `finetune_batch` packs, without choice questions.
+        finetune_steps: steps of `finetune_batch` packs, with choice questions.
         finetune_batch: packs in a step.
-        pack: questions behind one visual prefix.
-        twins: training clips of each group of four: two show twice as many first frames as four.
+        pack: questions that share one visual prefix.
+        twins: training clips from each group of four; two from each show twice as many first frames as four.
         rounds_one: how often questions are drawn for a training clip with one object.
-        rounds_all: the same with two to four, about which there is more to ask.
-        seed: of everything but the test clips.
-        test_seed: of the test clips: new ones once a model's answers about the last have been looked at.
+        rounds_all: how often questions are drawn for a training clip with two to four objects.
+        seed: seed of everything except the test clips.
+        test_seed: seed of the test clips; raise it once a model's answers about the current ones have been read.
     """
 
     num_one: int = 1500
@@ -80,7 +80,7 @@ class Recipe:
     test_seed: int = 3
 
     def scaled(self, scale: float) -> Recipe:
-        """Return a recipe with that share of clips and steps, to try the machinery."""
+        """Return a recipe with this share of the clips and steps, for a quick trial."""
         sizes = {
             name: 4 * max(1, round(scale * value / 4))
             for name, value in asdict(self).items()
@@ -99,11 +99,11 @@ class Stage:
     """One command.
 
     Attributes:
-        name: in the log.
-        arguments: of the command.
-        run: name of its training run, whose status says whether it is finished or can be gone on with.
-        cache: below the work folder.
-        module: what Python runs.
+        name: its name in the log.
+        arguments: arguments of the program.
+        run: name of its training run; the run's status says whether it is finished or can be resumed.
+        cache: name of its cache below the work folder.
+        module: the program, as `python -m` names it.
     """
 
     name: str
@@ -115,7 +115,7 @@ class Stage:
 
 @dataclass
 class Work:
-    """The folder of everything that is made."""
+    """The work folder and its log."""
 
     folder: Path
     threads: int = 1
@@ -130,20 +130,20 @@ class Work:
         return json.loads(self.log_file.read_text()) if self.log_file.exists() else []
 
     def is_done(self, stage: Stage, command: Sequence[str]) -> bool:
-        """Whether the same command has ended well before."""
+        """Return whether the same command has succeeded before."""
         return any(line["name"] == stage.name and line["command"] == command and line["code"] == 0 for line in self.log)
 
     def run(self, stage: Stage) -> None:
         """Run a stage unless it is done; raises SystemExit if it fails."""
         command = ["cope" if stage.module == COPE else f"python -m {stage.module}", *stage.arguments]
         if self.is_done(stage, command):
-            print(f"{stage.name}: done before", flush=True)
+            print(f"{stage.name}: already done", flush=True)
             return
         arguments = [*stage.arguments]
         status = self.folder / "runs" / stage.run / "status.json"
         if stage.run and status.exists():
             if json.loads(status.read_text())["state"] == "finished":
-                print(f"{stage.name}: finished before", flush=True)
+                print(f"{stage.name}: already finished", flush=True)
                 return
             arguments.append("--resume")
         environment = {**os.environ, "OMP_NUM_THREADS": str(self.threads), "TOKENIZERS_PARALLELISM": "false"}
@@ -169,7 +169,7 @@ def _children_seconds() -> float:
 
 
 def stages_of(recipe: Recipe, folder: Path, workers: int) -> list[Stage]:
-    """Return everything that is to be run, in order."""
+    """Return all stages in order."""
     return [*_data_stages(recipe, folder, workers), *_training_stages(recipe, folder), *_evaluations(folder)]
 
 
@@ -218,16 +218,16 @@ def _training_stages(recipe: Recipe, folder: Path) -> list[Stage]:
     pretrain += ["--held-out", "0.03", "--eval-pairs", "500", "--run", "pretrain", *seeded]
     questions = ["train", "finetune", "--keyframes", "1", "--pack", str(recipe.pack)]
     questions += ["--group-by-length", "--beta2", "0.95", *seeded]
-    # Without Delta-tokens: it can run beside pre-training.
+    # This stage needs no Delta-tokens, so it can run at the same time as pre-training.
     align = [*questions, "--lr", "2e-3", "--delta", "off", "--delta-encoder", "fresh", "--delta-preset", "tiny"]
     align += ["--model", str(runs / "vision-last"), "--data", str(scenes / "all" / "static.json")]
     align += ["--steps", str(recipe.align_steps), "--batch-size", str(recipe.align_batch)]
-    # One annealing for both: the rate stays up through the first, and goes down in the second.
+    # The learning rate stays constant in this stage and decays in the next one: one annealing for both.
     motion = [*questions, "--lr", "2e-3", "--delta-encoder", "pretrain", "--model", str(runs / "align")]
     motion += ["--schedule", "constant"]
     motion += ["--data", str(scenes / "no-choices.yaml"), "--steps", str(recipe.motion_steps)]
     motion += ["--batch-size", str(recipe.finetune_batch)]
-    # No --delta-encoder: the model's own, which has learned along.
+    # Without --delta-encoder, the model keeps its own Delta-encoder, which was trained in the previous stage.
     finetune = [*questions, "--lr", "2e-3", "--model", str(runs / "motion"), "--data", str(scenes / "choices.yaml")]
     finetune += ["--schedule", "linear", "--warmup", "10"]
     finetune += ["--steps", str(recipe.finetune_steps), "--batch-size", str(recipe.finetune_batch)]
@@ -255,12 +255,12 @@ def _evaluations(folder: Path) -> list[Stage]:
 
 
 def write_recipes(folder: Path) -> None:
-    """Choose the questions of each training from those of both worlds, and write the lists for `--data`.
+    """Choose the questions of each training stage from those of both worlds, and write the lists for `--data`.
 
-    What stands still is asked first, then what moves, with half of the questions about what stands still, and choices
-    last, with half of the others: with choices it takes longer until the thing that is asked about is found among
-    others. Of one thing or two, a guess is right too often: which has which colour, and where each is, is learned from
-    three and four.
+    The stages ask first about things that stand still, then about motion with half of the still questions, and last
+    about choices with half of the others: with choices, the model takes longer to find the thing in question. Only
+    questions about three and four things teach colour and place in the first stage, because with one or two things a
+    guess is right too often.
     """
     scenes = folder / "scenes"
     for world in ("all", "one"):
@@ -283,14 +283,14 @@ def _write(path: Path, text: str) -> None:
 
 
 def main() -> None:
-    """Run every stage that is not done."""
+    """Run all stages that are not done."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="work folder")
-    parser.add_argument("--workers", type=int, default=2, help="processes of scenes, encode and extract")
-    parser.add_argument("--threads", type=int, default=1, help="of PyTorch in each process")
-    parser.add_argument("--scale", type=float, default=1.0, help="share of clips and steps, to try it")
+    parser.add_argument("--workers", type=int, default=2, help="processes that make data")
+    parser.add_argument("--threads", type=int, default=1, help="PyTorch threads of each process")
+    parser.add_argument("--scale", type=float, default=1.0, help="share of the clips and steps, for a quick trial")
     parser.add_argument("--until", default="", help="last stage to run")
-    parser.add_argument("--only", nargs="+", default=["*"], help="patterns of stages to run, others are left out")
+    parser.add_argument("--only", nargs="+", default=["*"], help="run only stages that match these patterns")
     options = parser.parse_args()
     recipe = Recipe() if options.scale == 1 else Recipe().scaled(options.scale)
     options.out.mkdir(parents=True, exist_ok=True)

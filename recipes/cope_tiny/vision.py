@@ -1,21 +1,21 @@
-"""`cope train vision`: the vision tower of cope-tiny, from nothing, on still pictures of the rendered world.
+"""The vision stage of cope-tiny: trains its vision tower on still pictures of the rendered world.
 
-Published models bring a vision tower that has seen the world. cope-tiny has none to start from, so its tower learns
-here to say of every patch what stands in it: whether, which colour and shape, in which ninth of the picture, where its
-centre is from the patch, how large it is; a few colours of the patch itself, so that backgrounds leave a trace too; and
-where in the picture the patch lies. Linear heads read that from the very tokens that the projector reads. They are
-dropped afterwards; the result is a model folder for `cope train pretrain --model`.
+Published models include a trained vision tower; cope-tiny does not. Here its tower learns to describe every patch:
+whether a thing is there, its colour and shape, the ninth of the picture it lies in, the offset of its centre from the
+patch, and its size; a few colours of the patch itself, so that backgrounds leave a trace too; and the position of the
+patch. Linear heads read this from the same tokens that the projector reads. The heads are dropped afterwards; the
+result is a model folder for `cope train pretrain --model`.
 
-The pictures are drawn on the way, and none comes twice: from the slots of a thousand clips, twins all, the tower
-learned the textures of 250 things by heart, and told new shapes no better than chance. Slots of clips are what it is
-evaluated on at the end.
+Every picture is drawn when it is needed and seen once. Trained on the slots of a thousand clips, the tower memorised
+the textures of 250 things and recognised new shapes no better than chance. Slots of clips serve for the evaluation at
+the end.
 
-A published tower's tokens know their places by themselves. Pre-training needs that: the alignment modules have no
-positions of their own (Eq. 8 and 9), and cannot say what comes to a patch that does not know where it lies.
+The tokens of a published tower encode their positions. Pre-training needs that: the alignment modules have no
+positions of their own (Eq. 8 and 9), so they cannot predict a patch whose token does not encode where it is.
 
-Tokens and heads are kept small, so that a token says what it is asked and no more. Else half of its numbers would be
-what random weights make of the whole picture: more than half of all patches changed when one thing moved, and
-pre-training, which has to predict tokens, learned to predict that first.
+The losses keep tokens and heads small, so that a token describes its patch and nothing else. Otherwise random weights
+mix the whole picture into half of its numbers: more than half of all patches changed when one thing moved, and pre-
+training, which predicts tokens, learned to predict that first.
 
 Legend: B frames, M patches, D width.
 """
@@ -24,6 +24,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ from torch.nn import functional
 
 from cope_cli.cache.store import Cache
 from cope_cli.data.collate import split_bad
+from cope_cli.data.datasets import BadSample
 from cope_cli.errors import DataError, UsageError
 from cope_cli.model.checkpoint.description import load_tensors, write_tensors
 from cope_cli.model.checkpoint.folders import load_videolm, save_videolm, vision_tower_sha256
@@ -41,7 +43,7 @@ from cope_cli.model.videolm import VideoLM
 from cope_cli.runs import RunFolder
 from cope_cli.train.finetune.trainable import set_trainable
 from cope_cli.train.loop.batches import ErrorsAsSamples
-from cope_cli.train.loop.ranks import join_ranks
+from cope_cli.train.loop.ranks import Ranks, join_ranks
 from cope_cli.train.loop.setup import (
     Base,
     OnBegin,
@@ -70,21 +72,21 @@ from recipes.cope_tiny.vision_data import (
 )
 
 HEADS_FILE = "vision_heads.safetensors"
-#: A patch's own picture is asked for at this side: a few colours, not its grain.
+#: Side of the small picture of a patch that the heads predict: a few colours, not its texture.
 _PIXELS_PER_SIDE = 4
-#: Weights in the loss where they are not 1. Shapes take longest: their outlines go over several patches.
+#: Weights in the loss other than 1. Shapes take longest to learn: an outline covers several patches.
 _WEIGHTS = {"shape": 2.0, "pixels": 0.5, "tokens": 0.05, "heads": 1e-3}
-#: Half-waves over the picture's side by whose sines and cosines a patch says where it lies, on either axis.
+#: Half-waves over the picture's side whose sines and cosines encode the position of a patch, on either axis.
 _HALF_WAVES = (1, 2, 4)
 
 
 class PatchHeads(nn.Module):
-    """One linear map from a patch's token to all that is asked about it.
+    """One linear map from the token of a patch to all of its targets.
 
     Args:
         width: D.
-        num_colours: kinds of colours.
-        num_shapes: kinds of shapes.
+        num_colours: number of colours.
+        num_shapes: number of shapes.
     """
 
     def __init__(self, width: int, num_colours: int, num_shapes: int) -> None:
@@ -99,7 +101,7 @@ class PatchHeads(nn.Module):
 
 
 class VisionModel(nn.Module):
-    """A VideoLM of which the vision tower learns, and the heads that read its tokens."""
+    """A VideoLM whose vision tower is trained, and the heads that read its tokens."""
 
     def __init__(self, videolm: VideoLM, heads: PatchHeads) -> None:
         super().__init__()
@@ -108,7 +110,7 @@ class VisionModel(nn.Module):
         set_trainable(videolm, train_vision=True, freeze=("llm", "projector", "delta-encoder"))
 
     def forward(self, batch: VisionBatch) -> dict[str, Tensor]:
-        """Return the loss, and what it is made of, as means over the batch."""
+        """Return the loss and its parts, as means over the batch."""
         targets: Any = batch.targets
         tokens = self.videolm.vision_tokens(batch.rgb).float()
         seen, centre, colour, shape, cell, place, pixels, position = self.heads(tokens)
@@ -137,7 +139,7 @@ class VisionModel(nn.Module):
 
 
 def _mean(values: Tensor) -> Tensor:
-    """Return the mean, 0 of nothing, with a gradient in either case."""
+    """Return the mean, or 0 if there are no values; both have a gradient."""
     return values.sum() / max(values.numel(), 1)
 
 
@@ -174,17 +176,17 @@ class VisionRecipe:
     def loss(
         self, model: nn.Module, batch: VisionBatch, labels: Tensor, num_items: Tensor
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the batch's share of the loss, and of what it is made of."""
+        """Return the batch's share of the loss and of its parts."""
         share = labels.ne(-100).sum() / num_items
         values = {name: value * share for name, value in model(batch).items()}
         return values.pop("loss"), values
 
     def learning_rate_of(self, name: str) -> float | None:
-        """Return None: all that is trained has the run's rate."""
+        """Return None: every trained parameter has the learning rate of the run."""
         return None
 
     def save(self, model: nn.Module, folder: Path, state_dict: Mapping[str, Tensor] | None) -> None:
-        """Write the model, and the heads beside it."""
+        """Write the model and the heads."""
         assert isinstance(model, VisionModel)
         inner = None
         if state_dict is not None:
@@ -193,7 +195,7 @@ class VisionRecipe:
         write_tensors(folder / HEADS_FILE, model.heads.state_dict())
 
     def load(self, model: nn.Module, folder: Path) -> None:
-        """Read both back."""
+        """Read the model and the heads."""
         assert isinstance(model, VisionModel)
         load_full_state_dict(model.videolm, load_videolm(folder).model.state_dict())
         load_tensors(model.heads, folder / HEADS_FILE)
@@ -208,7 +210,7 @@ class VisionCollator:
         """Return a collated batch.
 
         Raises:
-            DataError: not one of the samples could be read.
+            DataError: none of the samples could be read.
         """
         errors = [sample for sample in samples if isinstance(sample, DataError)]
         good, bad = split_bad([sample for sample in samples if not isinstance(sample, DataError)])
@@ -233,23 +235,23 @@ def train_vision(
     on_frames: OnFrames = lambda entry, done, total: None,
     on_note: OnNote = lambda text: None,
 ) -> Path:
-    """Train cope-tiny's vision tower, from nothing or from where another such run ended.
+    """Train cope-tiny's vision tower from fresh weights, or continue from another run of this stage.
 
     Args:
         cache: holds the primitives of clips to evaluate on; missing RGB slots are added first.
         config: the settings.
-        run_folder: where the run goes.
-        resume: go on with an unfinished run.
-        on_begin: called once with what config.json says.
+        run_folder: folder of the run.
+        resume: continue an unfinished run.
+        on_begin: called once with the contents of config.json.
         on_progress: called with (step, steps in all, logged values).
         on_frames: called with (entry, seconds done, seconds in all) while RGB slots are added.
-        on_note: called with what a person should know.
+        on_note: called with messages for the user.
 
     Returns:
         The folder of the model.
 
     Raises:
-        UsageError: the run folder is taken, or the run there cannot be gone on with; or the model is of no such run.
+        UsageError: the run folder is taken, the run cannot be resumed, or the model is no result of this stage.
         PathNotFoundError, DataError, EntryNotFoundError, CacheCorruptError: records or cache cannot be used.
     """
     from cope_cli.train.loop.arguments import training_arguments
@@ -261,34 +263,12 @@ def train_vision(
     settings = config.settings(ranks.count)
     ranks.from_main(lambda: run.check(settings, resume=resume), "while looking at the run's folder")
     model, base = _start(config)
-    videolm = base.model
-    index, bad = open_index(cache, config)
-    sizes = {"size_px": videolm.vision_size_px, "patches_per_side": videolm.patches_per_side}
-    worlds = [read_settings(folder) for folder in config.data]
-    worlds = [replace(world, split=Split.TRAIN, seed=world.seed + config.seed) for world in worlds]
-    dataset = PictureDataset(worlds, config.num_pictures, **sizes)
-    clips = {path: clip for folder in config.data for path, clip in read_clips(folder).items()}
-    frames = VisionDataset(clips, index, skip_bad=config.skip_bad > 0, **sizes)
     rate = config.learning_rate or config.SMALL_LEARNING_RATE
-    arguments = training_arguments(config, run_folder, len(dataset), rate, ranks.count, model)
-    add_frames(
-        cache,
-        index.entries,
-        frames.entry_names,
-        frames.rgb_slots,
-        size_px=videolm.vision_size_px,
-        skip_bad=config.skip_bad > 0,
-        on_frames=on_frames,
-        ranks=ranks,
-    )
+    arguments = training_arguments(config, run_folder, config.num_pictures, rate, ranks.count, model)
+    dataset, frames, bad = _data(cache, config, base.model, ranks, on_frames)
     described = record(config, base, frames.entry_names, ranks, learning_rate=rate, steps=arguments.max_steps)
     described |= {"delta_encoder": "none yet", "colours": COLOUR_NAMES, "shapes": SHAPES}
     ranks.from_main(lambda: begin_run(run, described, bad, config, on_begin), "while the run begins")
-
-    def conclude() -> None:
-        found = evaluate(model, frames, config.eval_frames)
-        run.add_to_config({"slots_of_clips": found})
-        on_note("slots of clips: " + ", ".join(f"{name} {value:.3f}" for name, value in found.items()))
 
     run_training(
         recipe=VisionRecipe(tokenizer=base.tokenizer, fusion_frames=config.fusion_frames),
@@ -300,20 +280,51 @@ def train_vision(
         on_progress=on_progress,
         ranks=ranks,
         config=config,
-        on_trained=conclude,
+        on_trained=partial(_conclude, run, model, frames, config.eval_frames, on_note),
     )
     return run.result
 
 
+def _data(
+    cache: Cache, config: VisionConfig, videolm: VideoLM, ranks: Ranks, on_frames: OnFrames
+) -> tuple[PictureDataset, VisionDataset, list[BadSample]]:
+    """Return the pictures to train on, the slots to evaluate on, and the samples to skip; adds missing RGB slots."""
+    index, bad = open_index(cache, config)
+    sizes = {"size_px": videolm.vision_size_px, "patches_per_side": videolm.patches_per_side}
+    worlds = [read_settings(folder) for folder in config.data]
+    worlds = [replace(world, split=Split.TRAIN, seed=world.seed + config.seed) for world in worlds]
+    dataset = PictureDataset(worlds, config.num_pictures, **sizes)
+    clips = {path: clip for folder in config.data for path, clip in read_clips(folder).items()}
+    frames = VisionDataset(clips, index, skip_bad=config.skip_bad > 0, **sizes)
+    add_frames(
+        cache,
+        index.entries,
+        frames.entry_names,
+        frames.rgb_slots,
+        size_px=videolm.vision_size_px,
+        skip_bad=config.skip_bad > 0,
+        on_frames=on_frames,
+        ranks=ranks,
+    )
+    return dataset, frames, bad
+
+
+def _conclude(run: RunFolder, model: VisionModel, frames: VisionDataset, max_frames: int, on_note: OnNote) -> None:
+    """Evaluate the trained model on slots of clips."""
+    found = evaluate(model, frames, max_frames)
+    run.add_to_config({"slots_of_clips": found})
+    on_note("slots of clips: " + ", ".join(f"{name} {value:.3f}" for name, value in found.items()))
+
+
 def _start(config: VisionConfig) -> tuple[VisionModel, Base]:
-    """Return cope-tiny with fresh weights, or what `--model` names with its heads."""
+    """Return cope-tiny with fresh weights, or the model and heads that `--model` names."""
     if config.model is None:
         videolm, tokenizer = build_tiny_videolm(vocabulary(), seed=config.seed)
         model, described = _model(videolm, config.seed), f"cope-tiny, fresh weights, seed {config.seed}"
     else:
         folder = model_folder(config.model)
         if not (folder / HEADS_FILE).is_file():
-            hint = "Name a run of `cope train vision`, or leave --model away: that builds cope-tiny."
+            hint = "Name a run of this stage, or omit --model to start from fresh weights."
             raise UsageError(f"--model {config.model}: {folder / HEADS_FILE} expected, no such file", hint)
         loaded = load_videolm(folder, dtype=torch.float32)
         model, tokenizer, described = _model(loaded.model, config.seed), loaded.tokenizer, str(folder)
@@ -332,7 +343,7 @@ def _model(videolm: VideoLM, seed: int) -> VisionModel:
 
 @torch.no_grad()
 def evaluate(model: VisionModel, dataset: VisionDataset, max_frames: int, batch_size: int = 32) -> dict[str, float]:
-    """Return the model's losses and shares of right answers over evenly spaced frames of a dataset."""
+    """Return losses and shares of right answers over evenly spaced frames of a dataset."""
     num = min(max_frames, len(dataset))
     wanted = [number * len(dataset) // num for number in range(num)]
     model.eval()

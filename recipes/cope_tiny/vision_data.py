@@ -1,8 +1,8 @@
-"""What `cope train vision` learns from: pictures drawn for it, and what stands in each of their patches.
+"""Data of the vision stage: pictures drawn on demand, and the target of each of their patches.
 
-The records that pictures and clips are rendered from say where everything is. A patch shows the thing that covers its
-centre, the nearest to the viewer of several, or else one that reaches into it. The slots of clips, as the codec leaves
-them, are for evaluation.
+Pictures and clips are rendered from records, which say where everything is. A patch shows the thing that covers its
+centre, the nearest to the viewer if there are several, or otherwise a thing that reaches into it. The slots of clips,
+as the codec leaves them, serve for evaluation.
 
 Legend: V input side in pixels, M patches of a frame, B frames of a batch.
 """
@@ -33,7 +33,7 @@ from cope_cli.world.tracks import camera_of, track_of
 
 RECORDS_FILE = "scenes.jsonl"
 COLOUR_NAMES = tuple(COLOURS)
-#: A thing reaches into a patch if its rim is no further from the patch's centre than this share of the patch's side.
+#: A thing reaches into a patch if its rim is at most this share of the patch's side away from the patch's centre.
 _REACH = 0.35
 
 
@@ -42,12 +42,12 @@ class Seen:
     """A thing in a frame.
 
     Attributes:
-        colour: its colour's name.
-        shape: its outline's name.
-        x: its centre, as a share of the picture's side from the left.
-        y: the same, from the top.
-        radius: about half its size, likewise.
-        depth: things of lesser depth are nearer.
+        colour: name of its colour.
+        shape: name of its outline.
+        x: its centre from the left, as a share of the picture's side.
+        y: its centre from the top, as a share of the picture's side.
+        radius: about half its size, as a share of the picture's side.
+        depth: distance from the viewer; smaller is nearer.
     """
 
     colour: str
@@ -60,15 +60,15 @@ class Seen:
 
 @dataclass(frozen=True, kw_only=True)
 class PatchTargets:
-    """What is to be said of each patch; a batch of them has B in front.
+    """The target of each patch; a batch has B in front of the shapes.
 
     Attributes:
-        is_seen: (M,) bool, something stands in the patch.
-        is_centre: (M,) bool, the centre of a thing lies in it.
-        colour: (M,) int64, its colour's place in `COLOUR_NAMES`; 0 where nothing is.
-        shape: (M,) int64, its shape's in `SHAPES`.
-        cell: (M,) int64, the place in `CELLS` of the ninth of the picture that its centre lies in.
-        place: (M, 3) float32: its centre from the patch's, x and y, and its radius, all in patch sides.
+        is_seen: (M,) bool, the patch shows a thing.
+        is_centre: (M,) bool, the patch holds the centre of a thing.
+        colour: (M,) int64, index of the thing's colour in `COLOUR_NAMES`; 0 without a thing.
+        shape: (M,) int64, index of its shape in `SHAPES`.
+        cell: (M,) int64, index in `CELLS` of the ninth of the picture that holds the thing's centre.
+        place: (M, 3) float32, x and y from the patch's centre to the thing's, and its radius, in patch sides.
     """
 
     is_seen: NDArray[np.bool_] | Tensor
@@ -81,7 +81,7 @@ class PatchTargets:
 
 @dataclass(frozen=True, kw_only=True)
 class VisionBatch:
-    """Frames and what stands in their patches.
+    """Frames and the targets of their patches.
 
     Attributes:
         rgb: (B, V, V, 3) uint8.
@@ -98,11 +98,11 @@ class VisionBatch:
 
 
 def read_clips(folder: Path) -> dict[Path, Clip]:
-    """Read the records that `cope scenes` left, by the clip's file.
+    """Read the records that `cope scenes` wrote, by the clip's file.
 
     Raises:
-        PathNotFoundError: there are none.
-        DataError: a line is none.
+        PathNotFoundError: the folder holds no records.
+        DataError: a line is no record.
     """
     path = folder / RECORDS_FILE
     if not path.is_file():
@@ -113,14 +113,14 @@ def read_clips(folder: Path) -> dict[Path, Clip]:
             clip = Clip.from_dict(json.loads(line))
         except (ValueError, TypeError, KeyError) as error:
             raise DataError(
-                f"{path}: line {number} is no clip's record: {error}", "Run `cope scenes` again."
+                f"{path}: line {number} is no record of a clip: {error}", "Run `cope scenes` again."
             ) from error
         clips[(folder / "clips" / f"{clip.name}.mp4").resolve()] = clip
     return clips
 
 
 def seen_things(clip: Clip, frame: int) -> list[Seen]:
-    """Return what shows in a frame, by the clip's record; what lies outside the picture is left out."""
+    """Return the things visible in a frame, from the clip's record."""
     shot_start = 0
     for shot in clip.shots:
         if frame < shot_start + shot.num_frames:
@@ -141,7 +141,7 @@ def seen_things(clip: Clip, frame: int) -> list[Seen]:
 
 
 def patch_targets(things: Sequence[Seen], side: int) -> PatchTargets:
-    """Return what stands in each patch of a frame of `side` x `side` patches, row by row."""
+    """Return the targets of the patches of a frame of `side` x `side` patches, row by row."""
     num = side * side
     middle = (np.arange(side) + 0.5) / side
     y, x = (axis.reshape(-1) for axis in np.meshgrid(middle, middle, indexing="ij"))
@@ -151,7 +151,7 @@ def patch_targets(things: Sequence[Seen], side: int) -> PatchTargets:
     place = np.zeros((num, 3), np.float32)
     for thing in things:
         outside = np.hypot(x - thing.x, y - thing.y) - thing.radius
-        # Below zero, and lower for what is nearer to the viewer, where the patch's centre is covered.
+        # Negative where the thing covers the patch's centre, and lower for nearer things.
         rank = np.where(outside < 0, thing.depth - 1000.0, outside)
         wins = (rank < best) & (outside < _REACH / side)
         best[wins] = rank[wins]
@@ -165,13 +165,13 @@ def patch_targets(things: Sequence[Seen], side: int) -> PatchTargets:
 
 
 class PictureDataset:
-    """Pictures of some worlds, other ones in each epoch, with their patches' targets.
+    """Pictures of some worlds, new in each epoch, with the targets of their patches.
 
     Args:
-        worlds: taken in turn.
-        num_pictures: of an epoch.
+        worlds: the worlds, used in turn.
+        num_pictures: pictures per epoch.
         size_px: side V.
-        patches_per_side: of the vision tower.
+        patches_per_side: patches of the vision tower per side.
 
     Raises:
         UsageError: a world's pictures have another size.
@@ -195,7 +195,7 @@ class PictureDataset:
         return self.num_pictures
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the pass over the data that pictures are drawn for, counted from 0."""
+        """Set the epoch to draw pictures for, counted from 0."""
         self.epoch = epoch
 
     def __getitem__(self, number: int) -> tuple[NDArray[np.uint8], PatchTargets]:
@@ -205,14 +205,14 @@ class PictureDataset:
 
 
 class VisionDataset:
-    """Every slot of every clip, as a picture and its patches' targets.
+    """Every slot of every clip, as a picture and the targets of its patches.
 
     Args:
         clips: the records by file.
-        index: the cache's entries; clips that have none are not used.
+        index: the cache's entries; clips without an entry are ignored.
         size_px: side V.
-        patches_per_side: of the vision tower.
-        skip_bad: leave out what cannot be read instead of raising.
+        patches_per_side: patches of the vision tower per side.
+        skip_bad: skip unreadable slots instead of raising.
 
     Raises:
         DataError: no clip has an entry.
@@ -234,7 +234,7 @@ class VisionDataset:
         self._clips = {by_source[path]: clip for path, clip in clips.items() if path in by_source}
         if not self._clips:
             raise DataError(
-                f"{index.cache.root}: none of the {len(clips)} clips has primitives there",
+                f"{index.cache.root}: none of the {len(clips)} clips has primitives",
                 f"Run `cope encode` on them, then `cope extract --grid {index.grid_px}`.",
             )
         counts = {name: int(index.entries[name].manifest.info["num_slots"]) for name in self._clips}
@@ -246,18 +246,18 @@ class VisionDataset:
 
     @property
     def entry_names(self) -> list[str]:
-        """Names of the entries that are read."""
+        """Names of the entries used."""
         return sorted(self._clips)
 
     def rgb_slots(self, name: str) -> tuple[int, ...]:
-        """Return the slots of an entry that are read: all."""
+        """Return the slots of an entry that are used: all of them."""
         return tuple(range(self._num_slots[name]))
 
     def __getitem__(self, number: int) -> tuple[NDArray[np.uint8], PatchTargets] | BadSample:
         """Read a frame.
 
         Raises:
-            DataError: it cannot be read, and `skip_bad` is off.
+            DataError: the slot cannot be read and `skip_bad` is off.
         """
         name, slot = self._samples[number]
         try:
@@ -275,7 +275,7 @@ class VisionDataset:
 
 
 def collate_frames(samples: Sequence[tuple[NDArray[np.uint8], PatchTargets]]) -> VisionBatch:
-    """Put frames, at least one, into one batch."""
+    """Collate at least one frame into a batch."""
     targets: dict[str, Any] = {
         name: torch.from_numpy(np.stack([getattr(target, name) for _, target in samples]))
         for name in vars(samples[0][1])

@@ -14,7 +14,8 @@ from benchmarks.first_token import STEPS, measure_first_token
 from benchmarks.sampling import sample_frames, sampled_indices
 from cope_cli.config import EncodeConfig, ExtractConfig
 from cope_cli.errors import VideoError
-from cope_cli.evaluate.runner import Runner, TtftConfig
+from cope_cli.evaluate.config import TtftConfig
+from cope_cli.evaluate.runner import Runner
 
 
 @pytest.fixture(scope="module")

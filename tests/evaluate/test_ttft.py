@@ -1,4 +1,4 @@
-"""Time to first token: every part is there, every shape is the plan's, videos are taken from the file on."""
+"""Time to first token: every part is timed, and every shape is that of the token plan."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from made_videos import pictures, write_video
 from typer.testing import CliRunner
 
 from cope_cli.cli.main import app
@@ -25,12 +24,6 @@ from cope_cli.model.sizes.geometry import GEOMETRIES
 @pytest.fixture(scope="module")
 def runner() -> Runner:
     return Runner(TtftConfig(rounds=1, max_new_tokens=3, is_warm_up_full=False, grid_px=32, device="cpu"))
-
-
-@pytest.fixture(scope="module")
-def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("ttft")
-    return write_video(folder / "a.mp4", pictures(96), codec="libx264", options={"g": "24"})
 
 
 def test_every_configuration_is_measured_in_parts(runner: Runner) -> None:

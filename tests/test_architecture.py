@@ -107,3 +107,9 @@ def test_asking_does_not_import_training():
     asking = [name(path) for path in MODULES if layer(name(path)) == "ask"]
     code = f"import sys, {', '.join(asking)}; print([m for m in sys.modules if m.startswith('cope_cli.train')])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+def test_the_cache_decodes_no_video():
+    modules = [name(path) for path in MODULES if layer(name(path)) == "cache"]
+    code = f"import sys; [__import__(name) for name in {modules!r}]; print('av' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "False"

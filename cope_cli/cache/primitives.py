@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,9 +17,11 @@ from cope_cli.cache.schema import ShardWriter, compress, write_group, write_tabl
 from cope_cli.cache.store import PrimitivesEntry
 from cope_cli.codec.fusion import FrameSize, rebuild
 from cope_cli.codec.gop import Slot
-from cope_cli.codec.primitives import SlotPrimitives
 from cope_cli.config import PRIMITIVES_SCHEMA, ExtractConfig
 from cope_cli.errors import CacheCorruptError
+
+if TYPE_CHECKING:
+    from cope_cli.codec.primitives import SlotPrimitives
 
 UInt8 = NDArray[np.uint8]
 Int16 = NDArray[np.int16]

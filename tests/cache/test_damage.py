@@ -16,13 +16,13 @@ from cope_cli.cache import primitives as primitives_module
 from cope_cli.cache.frames import Frames
 from cope_cli.cache.primitives import Primitives
 from cope_cli.cache.store import Cache
-from cope_cli.cache.verify import verify_encoded, verify_primitives
 from cope_cli.config import EncodeConfig
 from cope_cli.errors import CacheCorruptError, CopeError, EntryNotFoundError
 from cope_cli.stages import extract
 from cope_cli.stages.encode import encode_video
 from cope_cli.stages.extract import extract_video
 from cope_cli.stages.frames import FramesRequest, ensure_frames
+from cope_cli.stages.verify import verify_encoded, verify_primitives
 
 ENTRY = [
     "manifest.json",

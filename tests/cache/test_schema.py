@@ -16,8 +16,8 @@ from zarr.codecs import BloscCodec, BytesCodec, Crc32cCodec
 
 from cope_cli.cache.schema import ShardWriter, compress, slots_per_shard, write_group, write_table
 from cope_cli.cache.store import Cache
-from cope_cli.cache.verify import verify_encoded, verify_primitives
 from cope_cli.errors import CacheVersionError
+from cope_cli.stages.verify import verify_encoded, verify_primitives
 
 DATA = Path(__file__).with_name("data")
 

@@ -18,13 +18,13 @@ from cope_cli.cache.primitives import Primitives
 from cope_cli.cache.prune import find_named, find_removable
 from cope_cli.cache.store import Cache, entry_name
 from cope_cli.cache.temporary import commit_folder
-from cope_cli.cache.verify import verify_encoded, verify_primitives
 from cope_cli.config import EncodeConfig, ExtractConfig
 from cope_cli.errors import CacheCorruptError, CacheVersionError, EntryNotFoundError
 from cope_cli.files import write_json
 from cope_cli.stages.encode import encode_video
 from cope_cli.stages.extract import extract_video
 from cope_cli.stages.sources import find_videos
+from cope_cli.stages.verify import verify_encoded, verify_primitives
 
 KEY = "0123456789abcdef" * 4
 OTHER_VALUES = {

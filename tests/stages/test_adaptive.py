@@ -16,7 +16,6 @@ from benchmarks.adaptive import matched_slots, measure_adaptive
 from cope_cli.cache.listing import list_cache
 from cope_cli.cache.primitives import Primitives
 from cope_cli.cache.store import Cache
-from cope_cli.cache.verify import verify_primitives
 from cope_cli.cli.main import app
 from cope_cli.codec.clips import write_h264
 from cope_cli.codec.gop import GopSpan, adaptive_slots, slots_of
@@ -30,6 +29,7 @@ from cope_cli.stages.encode import encode_video
 from cope_cli.stages.extract import extract_video
 from cope_cli.stages.frames import FramesRequest, ensure_frames
 from cope_cli.stages.scenes import render
+from cope_cli.stages.verify import verify_primitives
 
 CONFIG = ExtractConfig(fusion_frames=12, grid_px=32, adaptive=True)
 

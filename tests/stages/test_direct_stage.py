@@ -17,7 +17,6 @@ from cope_cli.cache.listing import list_cache
 from cope_cli.cache.primitives import Primitives
 from cope_cli.cache.prune import find_removable
 from cope_cli.cache.store import Cache, PrimitivesEntry
-from cope_cli.cache.verify import verify_primitives
 from cope_cli.cli.main import app
 from cope_cli.config import DirectConfig, EncodeConfig, ExtractConfig
 from cope_cli.data.prompt import Timeline
@@ -27,6 +26,7 @@ from cope_cli.stages.direct import extract_direct
 from cope_cli.stages.encode import encode_video
 from cope_cli.stages.extract import extract_video
 from cope_cli.stages.frames import FramesRequest, ensure_frames
+from cope_cli.stages.verify import verify_primitives
 
 OPTIONS = {"preset": "medium", "crf": "18", "x264-params": "bframes=3:b-pyramid=normal:ref=4:keyint=24:open-gop=1"}
 CONFIG = DirectConfig(extract=ExtractConfig(fusion_frames=10, grid_px=32), gop_frames=60)

@@ -19,7 +19,6 @@ from PIL import Image
 from cope_cli.cache.frames import Frames
 from cope_cli.cache.primitives import Primitives
 from cope_cli.cache.store import Cache, PrimitivesEntry
-from cope_cli.cache.verify import verify_encoded, verify_primitives
 from cope_cli.codec.clips import write_h264
 from cope_cli.codec.colour import Colour, Picture
 from cope_cli.codec.fusion import rebuild, warp
@@ -30,6 +29,7 @@ from cope_cli.stages.encode import encode_video
 from cope_cli.stages.extract import extract_batch, extract_video
 from cope_cli.stages.frames import FramesRequest, ensure_frames
 from cope_cli.stages.scenes import render
+from cope_cli.stages.verify import verify_encoded, verify_primitives
 
 
 def decode(path: Path) -> Iterator[tuple[str, Picture, Colour]]:

@@ -9,12 +9,12 @@ import pytest
 
 from cope_cli.cache.primitives import Primitives
 from cope_cli.cache.store import Cache
-from cope_cli.cache.verify import verify_encoded, verify_primitives
 from cope_cli.codec.fusion import warp
 from cope_cli.config import EncodeConfig, ExtractConfig
 from cope_cli.stages.encode import EncodeRecord, encode_video
 from cope_cli.stages.extract import extract_video
 from cope_cli.stages.frames import FramesRequest
+from cope_cli.stages.verify import verify_encoded, verify_primitives
 
 pytestmark = pytest.mark.real_footage
 

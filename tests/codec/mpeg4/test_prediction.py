@@ -11,7 +11,6 @@ from made_videos import pan_scene, pictures, write_video
 
 from benchmarks.residual import count_residual
 from cope_cli.cache.primitives import Primitives
-from cope_cli.cache.verify import verify_primitives
 from cope_cli.codec.mpeg4 import bitstream, prediction
 from cope_cli.codec.mpeg4.prediction import Planes, predict
 from cope_cli.codec.mpeg4.transcode import transcode
@@ -19,6 +18,7 @@ from cope_cli.config import EncodeConfig, ExtractConfig
 from cope_cli.errors import CacheCorruptError
 from cope_cli.stages import extract
 from cope_cli.stages.extract import extract_video
+from cope_cli.stages.verify import verify_primitives
 
 
 def planes_of(luma: np.ndarray, chroma: int = 0) -> Planes:

@@ -18,7 +18,6 @@ from cope_cli.cache.features import Features, features_folder
 from cope_cli.cache.frames import Frames
 from cope_cli.cache.prune import find_removable
 from cope_cli.cache.store import Cache
-from cope_cli.cache.verify import verify_primitives
 from cope_cli.cli.main import app
 from cope_cli.config import ExtractConfig
 from cope_cli.data.datasets import PretrainDataset
@@ -27,6 +26,7 @@ from cope_cli.errors import CacheCorruptError, CheckpointError, EntryNotFoundErr
 from cope_cli.model.checkpoint.folders import COPE_FILE, load_delta_encoder
 from cope_cli.runs import RunFolder
 from cope_cli.stages.extract import extract_video
+from cope_cli.stages.verify import verify_primitives
 from cope_cli.train.config import PretrainConfig, parse_windows
 from cope_cli.train.finetune.stage import choose_delta_encoder
 from cope_cli.train.loop.setup import load_base

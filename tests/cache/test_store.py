@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from made_videos import pictures, write_video
 
 from cope_cli.cache.listing import list_cache
 from cope_cli.cache.manifest import FileRecord, Manifest, fingerprint
@@ -109,22 +110,33 @@ def test_videos_of_any_name_go_through_both_stages(clip: Path, tmp_path: Path, s
 # Finding
 
 
-@pytest.mark.parametrize("form", ["name", "path", "file name", "last two parts"])
+@pytest.mark.parametrize("form", ["name", "path", "file name", "stem", "last two parts"])
 def test_an_encoded_video_is_found_by(shared_cache, form: str):
     source = shared_cache.source
     wanted = {
         "name": shared_cache.encoded,
         "path": str(source),
         "file name": source.name,
+        "stem": source.stem,
         "last two parts": f"{source.parent.name}/{source.name}",
     }[form]
     assert [entry.name for entry in shared_cache.cache.find_encoded(wanted)] == [shared_cache.encoded]
 
 
-@pytest.mark.parametrize("wanted", ["lip.mp4", "other/clip.mp4", "clip", "", "/clip.mp4", ".", "..", "../clip.mp4"])
+@pytest.mark.parametrize("wanted", ["lip.mp4", "other/clip.mp4", "cli", "", "/clip.mp4", ".", "..", "../clip.mp4"])
 def test_what_is_not_there_is_not_found(shared_cache, wanted: str):
     with pytest.raises(EntryNotFoundError, match=shared_cache.encoded):
         shared_cache.cache.find_encoded(wanted)
+
+
+def test_a_stem_of_several_sources_is_refused_and_lists_them(tmp_path: Path):
+    cache = Cache(tmp_path / "cache")
+    for folder in ("one", "two"):
+        (tmp_path / folder).mkdir()
+        write_video(tmp_path / folder / "same.mp4", pictures(4 if folder == "one" else 5))
+        encode_video(tmp_path / folder / "same.mp4", cache, EncodeConfig(short_side_px=0))
+    with pytest.raises(EntryNotFoundError, match="several sources have this name: .*one/same.mp4, .*two/same.mp4"):
+        cache.find_encoded("same")
 
 
 def test_an_empty_cache_is_no_error_until_something_is_wanted(tmp_path: Path):

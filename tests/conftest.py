@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
+from known_scenes import render
 from made_videos import pan_scene
 
 from cope_cli.cache.store import Cache
@@ -16,7 +17,6 @@ from cope_cli.config import EncodeConfig, ExtractConfig
 from cope_cli.stages.encode import encode_video
 from cope_cli.stages.extract import extract_video
 from cope_cli.stages.frames import FramesRequest
-from cope_cli.stages.scenes import render
 
 # Tests run in one process per core: torch threads on top of that would wait for one another. Read when torch loads.
 os.environ.setdefault("OMP_NUM_THREADS", "1")

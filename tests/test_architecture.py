@@ -70,6 +70,11 @@ def test_only_the_command_line_imports_the_rendered_world():
     assert users == {"world", "cli"}
 
 
+def test_only_the_command_line_knows_the_rendered_world():
+    knowing = {name(path) for path in MODULES if any(layer(module) == "world" for module in imports(path))}
+    assert {layer(module) for module in knowing} <= {"world", "cli"}
+
+
 def test_every_module_has_a_layer():
     assert {path.relative_to(ROOT).parts[0].removesuffix(".py") for path in MODULES} == {*LAYERS, "__init__"}
 

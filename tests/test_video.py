@@ -9,6 +9,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+from known_scenes import render
 from made_videos import pan_scene
 
 import cope_cli as cope
@@ -16,7 +17,6 @@ from cope_cli.codec.clips import write_h264
 from cope_cli.codec.colour import Colour
 from cope_cli.codec.mpeg4.stream import frame_picture
 from cope_cli.errors import CacheCorruptError, EntryNotFoundError, PathNotFoundError, UsageError
-from cope_cli.stages.scenes import render
 from cope_cli.video import Video
 
 SAMPLES = Path(__file__).parents[1] / "sample_videos"

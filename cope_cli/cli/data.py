@@ -210,7 +210,7 @@ def _show_world(
 
 
 def _sample_scenes(out: Path, *, as_json: bool) -> None:
-    from cope_cli.stages.samples import write_sample_videos
+    from cope_cli.world.sample_scenes import write_sample_videos
     from cope_cli.world.samples import write_world_samples
 
     with show.batch_progress("render frames", 0) as progress:

@@ -16,9 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from cope_cli.stages.scenes import COLOURS
 from cope_cli.world import facts
-from cope_cli.world.records import GOP_FRAMES, Clip, Shot
+from cope_cli.world.records import COLOURS, GOP_FRAMES, Clip, Shot
 from cope_cli.world.themes import SHAPES
 from cope_cli.world.words import CELLS, LETTERS, NONE, NONE_REPLY, NUMBERS, OPTION_LINE, PLACED, WHICH, WORDINGS
 

@@ -21,6 +21,15 @@ Direction = Literal["left", "right", "up", "down"]
 PartKind = Literal["move", "spin", "grow", "shrink", "vanish", "appear"]
 Easing = Literal["even", "faster", "slower"]
 
+#: RGB of the colour names.
+COLOURS: dict[str, tuple[int, int, int]] = {
+    "red": (214, 48, 44),
+    "green": (46, 170, 84),
+    "blue": (48, 104, 222),
+    "yellow": (242, 204, 48),
+    "orange": (242, 132, 32),
+    "purple": (150, 76, 204),
+}
 #: What each direction means in the picture (x, y).
 STEPS: dict[str, tuple[int, int]] = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}
 OPPOSITE: dict[str, Direction] = {"left": "right", "right": "left", "up": "down", "down": "up"}

@@ -1,23 +1,23 @@
-"""Renders clips of the world: textured shapes over a textured background, moved by whole pixels.
+"""Renders clips of the world and scenes: textured shapes over a textured background, moved by whole pixels.
 
 A thing stands at the whole pixel nearest to its place, as sprites do: the codec's vectors, which count half pixels,
-then follow it also where it is slow (docs/scenes.md); between pixels, an encoder takes slow motion for none. Turned
-and growing things are interpolated bilinearly, and edges are smooth in every case.
+then follow slow things too (docs/scenes.md); an encoder takes slow motion between pixels for none. Turned and growing
+things are interpolated bilinearly, and all edges are smooth.
 
-Covered: square pictures of an even side. Not covered: light, shadow, blur.
+Covered: pictures of even sides. Not covered: light, shadow, blur.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cope_cli.stages.scenes import COLOURS, band_noise
 from cope_cli.world import kernels
-from cope_cli.world.records import Clip, Shot, Thing
+from cope_cli.world.records import COLOURS, Clip
+from cope_cli.world.scenes import Scene, Tints
 from cope_cli.world.tracks import Track, camera_of, track_of
 
 Floats32 = NDArray[np.float32]
@@ -31,57 +31,80 @@ def render(clip: Clip, painter: Painter | None = None) -> Iterator[NDArray[np.ui
 
     Args:
         clip: what to draw.
-        painter: backgrounds and sprites painted for its twins, to be used again.
+        painter: holds backgrounds and sprites that its twins share.
     """
     painter = painter or Painter()
     for shot in clip.shots:
-        yield from _render_shot(shot, clip.size_px, painter)
+        layers = [
+            (painter.sprite(thing.shape, thing.colour, thing.radius_px, thing.seed), track_of(thing, shot.num_frames))
+            for thing in sorted(shot.things, key=lambda thing: -thing.depth)
+        ]
+        camera_x, camera_y = (np.rint(offset) for offset in camera_of(shot))
+        background = painter.background(shot.background_seed, clip.size_px)
+        yield from _render_shot(background, camera_x, camera_y, layers, clip.size_px, clip.size_px)
+
+
+def render_scene(scene: Scene) -> Iterator[NDArray[np.uint8]]:
+    """Render every frame of a scene, (H, W, 3) uint8 RGB; the same record gives the same pixels."""
+    painter = Painter()
+    for shot, num_frames in zip(scene.shots, scene.shot_num_frames, strict=True):
+        layers = [
+            (painter.sprite(shape.kind, shape.colour, shape.radius_px, shape.seed), shape.track(num_frames, scene.fps))
+            for shape in shot.shapes
+        ]
+        camera = np.array([shot.camera_at(frame, scene.fps) for frame in range(num_frames)], np.float64)
+        background = painter.background(shot.background_seed, scene.width, shot.tints)
+        yield from _render_shot(background, camera[:, 0], camera[:, 1], layers, scene.height, scene.width)
 
 
 class Painter:
     """Backgrounds and sprites, each painted once."""
 
     def __init__(self) -> None:
-        self._backgrounds: dict[tuple[int, int], Floats32] = {}
+        self._backgrounds: dict[tuple[int, int, Tints | None], Floats32] = {}
         self._sprites: dict[tuple[str, str, float, int], Floats32] = {}
 
-    def background(self, seed: int, size_px: int) -> Floats32:
-        """Return a background, (H', W', 3): two dull tints flowing into each other, with grain."""
-        key = seed, size_px
+    def background(self, seed: int, size_px: int, tints: Tints | None = None) -> Floats32:
+        """Return a background, (H', W', 3): two tints that flow into each other, with grain; dull ones by default."""
+        key = seed, size_px, tints
         if key not in self._backgrounds:
-            self._backgrounds[key] = _background(seed, size_px)
+            self._backgrounds[key] = _background(*key)
         return self._backgrounds[key]
 
-    def sprite(self, thing: Thing) -> Floats32:
-        """Return a thing's picture, (N, N, 4): colour times coverage, and coverage."""
-        key = thing.shape, thing.colour, thing.radius_px, thing.seed
+    def sprite(self, shape: str, colour: str, radius_px: float, seed: int) -> Floats32:
+        """Return the picture of a thing, (N, N, 4): colour times coverage, and coverage."""
+        key = shape, colour, radius_px, seed
         if key not in self._sprites:
             self._sprites[key] = _sprite(*key)
         return self._sprites[key]
 
     def forget_sprites(self) -> None:
-        """Keep backgrounds alone: sprites that do not come again would fill the memory."""
+        """Drop all sprites: those of finished clips would fill the memory."""
         self._sprites.clear()
 
 
-def _render_shot(shot: Shot, size_px: int, painter: Painter) -> Iterator[NDArray[np.uint8]]:
-    world = painter.background(shot.background_seed, size_px)
-    camera_x, camera_y = (np.rint(offset) for offset in camera_of(shot))
-    things = sorted(shot.things, key=lambda thing: -thing.depth)
-    layers = [(painter.sprite(thing), track_of(thing, shot.num_frames)) for thing in things]
-    bare, full = (np.empty((size_px, size_px, 3), np.float32) for _ in range(2))
-    bare_bytes = np.empty((size_px, size_px, 3), np.uint8)
-    for frame in range(shot.num_frames):
+def _render_shot(
+    world: Floats32,
+    camera_x: Floats,
+    camera_y: Floats,
+    layers: Sequence[tuple[Floats32, Track]],
+    height: int,
+    width: int,
+) -> Iterator[NDArray[np.uint8]]:
+    """Render a shot: a background, the camera's place in each frame, and sprites with tracks, the nearest last."""
+    bare, full = (np.empty((height, width, 3), np.float32) for _ in range(2))
+    bare_bytes = np.empty((height, width, 3), np.uint8)
+    for frame in range(len(camera_x)):
         if frame == 0 or (camera_x[frame], camera_y[frame]) != (camera_x[frame - 1], camera_y[frame - 1]):
             kernels.crop(world, camera_x[frame], camera_y[frame], bare)
-            kernels.to_bytes(bare, bare_bytes, 0, size_px, 0, size_px)
+            kernels.to_bytes(bare, bare_bytes, 0, height, 0, width)
         picture = bare_bytes.copy()
         shown = [
             _Placed(sprite, track, frame, camera_x[frame], camera_y[frame])
             for sprite, track in layers
             if track.is_there[frame]
         ]
-        boxes = [placed.box(size_px) for placed in shown]
+        boxes = [placed.box(height, width) for placed in shown]
         for top, bottom, left, right in boxes:  # all of them first: they may overlap
             full[top:bottom, left:right] = bare[top:bottom, left:right]
         for placed in shown:
@@ -101,11 +124,11 @@ class _Placed:
         self.cosine, self.sine = math.cos(turn), math.sin(turn)
         self.scale = float(track.scale[frame])
 
-    def box(self, size_px: int) -> tuple[int, int, int, int]:
-        """Return the rows and columns (top, bottom, left, right) outside of which nothing of it can be."""
+    def box(self, height: int, width: int) -> tuple[int, int, int, int]:
+        """Return rows and columns (top, bottom, left, right) that contain it in a picture of this size."""
         reach = math.ceil(0.5 * len(self.sprite) * self.scale * (abs(self.cosine) + abs(self.sine)))
-        rows = max(0, self.y_px - reach), min(size_px, self.y_px + reach + 1)
-        columns = max(0, self.x_px - reach), min(size_px, self.x_px + reach + 1)
+        rows = max(0, self.y_px - reach), min(height, self.y_px + reach + 1)
+        columns = max(0, self.x_px - reach), min(width, self.x_px + reach + 1)
         return rows[0], max(rows), columns[0], max(columns)
 
     def lay(self, picture: Floats32) -> None:
@@ -113,11 +136,24 @@ class _Placed:
         kernels.lay(picture, self.sprite, self.x_px, self.y_px, self.cosine, self.sine, self.scale)
 
 
-def _background(seed: int, size_px: int) -> Floats32:
+def band_noise(rng: np.random.Generator, height: int, width: int, shortest_px: float, longest_px: float) -> Floats:
+    """Return (height, width) float64 noise of unit variance: a band of 1/f amplitudes that repeats at its edges."""
+    spectrum = np.fft.rfft2(rng.standard_normal((height, width)))
+    frequency = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width))
+    in_band = (frequency >= 1 / longest_px) & (frequency <= 1 / shortest_px)
+    spectrum *= np.where(in_band, 1 / np.maximum(frequency, 1 / longest_px), 0.0)
+    noise: Floats = np.fft.irfft2(spectrum, s=(height, width))
+    noise /= noise.std()
+    return noise
+
+
+def _background(seed: int, size_px: int, tints: Tints | None) -> Floats32:
     rng = np.random.Generator(np.random.PCG64(seed))
     side = round(size_px * _WORLD_SHARE)
     middle = rng.uniform(90, 170)
     first, second = (np.clip(middle + rng.uniform(-28, 28, 3) + change, 60, 200) for change in (-14, 14))
+    if tints is not None:
+        first, second = (np.array(tint, np.float64) for tint in tints)
     blend = 0.5 + 0.5 * np.tanh(1.2 * band_noise(rng, side, side, side / 5, side))[..., None]
     grain = 11.0 * band_noise(rng, side, side, 5, 40)[..., None]
     return np.clip(first + (second - first) * blend + grain, 0, 255).astype(np.float32)

@@ -13,9 +13,19 @@ from itertools import combinations
 
 import numpy as np
 
-from cope_cli.stages.scenes import COLOURS
 from cope_cli.world.acts import ACTS, LEAST_MOVE_PX, LEAST_SPEED_RATIO, Canvas, NoRoomError, act, place_after
-from cope_cli.world.records import GOP_FRAMES, GOP_SECONDS, OPPOSITE, STEPS, Direction, Meeting, Part, Shot, Thing
+from cope_cli.world.records import (
+    COLOURS,
+    GOP_FRAMES,
+    GOP_SECONDS,
+    OPPOSITE,
+    STEPS,
+    Direction,
+    Meeting,
+    Part,
+    Shot,
+    Thing,
+)
 from cope_cli.world.tracks import track_of
 
 NUM_TWINS = 4

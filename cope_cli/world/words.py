@@ -9,9 +9,8 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-from cope_cli.stages.scenes import COLOURS
 from cope_cli.world.acts import ACTS
-from cope_cli.world.records import DIRECTIONS
+from cope_cli.world.records import COLOURS, DIRECTIONS
 from cope_cli.world.themes import SHAPES
 
 LETTERS = "ABCD"

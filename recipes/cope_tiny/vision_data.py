@@ -24,10 +24,9 @@ from cope_cli.data.datasets import BadSample
 from cope_cli.data.samples import OpenEntries
 from cope_cli.data.videos import VideoIndex
 from cope_cli.errors import CopeError, DataError, PathNotFoundError, UsageError
-from cope_cli.stages.scenes import COLOURS
 from cope_cli.world.config import WorldConfig
 from cope_cli.world.pictures import Pictures
-from cope_cli.world.records import Clip
+from cope_cli.world.records import COLOURS, Clip
 from cope_cli.world.themes import SHAPES
 from cope_cli.world.tracks import camera_of, track_of
 

@@ -135,7 +135,7 @@ def test_a_stem_of_several_sources_is_refused_and_lists_them(tmp_path: Path):
         (tmp_path / folder).mkdir()
         write_video(tmp_path / folder / "same.mp4", pictures(4 if folder == "one" else 5))
         encode_video(tmp_path / folder / "same.mp4", cache, EncodeConfig(short_side_px=0))
-    with pytest.raises(EntryNotFoundError, match="several sources have this name: .*one/same.mp4, .*two/same.mp4"):
+    with pytest.raises(EntryNotFoundError, match=r"several sources have this name: .*one/same.mp4, .*two/same.mp4"):
         cache.find_encoded("same")
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from known_scenes import render
 from made_videos import cut_scene, pan_scene
 from typer.testing import CliRunner
 
@@ -28,7 +29,6 @@ from cope_cli.model.token_plan import TokenCosts, plan_tokens
 from cope_cli.stages.encode import encode_video
 from cope_cli.stages.extract import extract_video
 from cope_cli.stages.frames import FramesRequest, ensure_frames
-from cope_cli.stages.scenes import render
 from cope_cli.stages.verify import verify_primitives
 
 CONFIG = ExtractConfig(fusion_frames=12, grid_px=32, adaptive=True)

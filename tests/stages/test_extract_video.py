@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from known_scenes import render
 from made_videos import cut_scene, decode_rgb, pan_scene, picture_types, pictures, write_video
 from PIL import Image
 
@@ -28,7 +29,6 @@ from cope_cli.files import sha256_file
 from cope_cli.stages.encode import encode_video
 from cope_cli.stages.extract import extract_batch, extract_video
 from cope_cli.stages.frames import FramesRequest, ensure_frames
-from cope_cli.stages.scenes import render
 from cope_cli.stages.verify import verify_encoded, verify_primitives
 
 

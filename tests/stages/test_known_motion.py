@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from known_scenes import render
 from made_videos import cut_scene, pan_scene
 from numpy.typing import NDArray
 
@@ -16,7 +17,7 @@ from cope_cli.codec.fusion import warp
 from cope_cli.config import EncodeConfig, ExtractConfig
 from cope_cli.stages.encode import encode_video
 from cope_cli.stages.extract import extract_video
-from cope_cli.stages.scenes import Scene, render
+from cope_cli.world.scenes import Scene
 
 BORDER_PX = 16
 

@@ -10,9 +10,10 @@ from pathlib import Path
 import av
 import numpy as np
 from av.stream import Disposition
+from known_scenes import render
 from numpy.typing import NDArray
 
-from cope_cli.stages.scenes import Pan, Scene, Shape, Shot, Waypoint, render
+from cope_cli.world.scenes import Pan, Scene, SceneShot, Shape, Waypoint
 
 UInt8 = NDArray[np.uint8]
 Pictures = Iterable[UInt8]
@@ -31,7 +32,7 @@ def pan_scene(
     pans = (Pan(from_seconds=0, until_seconds=seconds, x_px_per_frame=x_px, y_px_per_frame=y_px),)
     path = (Waypoint(0, width / 3, height / 2), Waypoint(seconds, width / 3 + num_frames * 1.5, height / 2))
     shapes = (Shape(kind="circle", colour="red", radius_px=height / 4, path=path, seed=4),) if with_shape else ()
-    shot = Shot(seconds=seconds, background_seed=3, tints=TINTS, pans=pans, shapes=shapes)
+    shot = SceneShot(seconds=seconds, background_seed=3, tints=TINTS, pans=pans, shapes=shapes)
     return Scene(name="pan", shots=(shot,), width=width, height=height)
 
 
@@ -39,7 +40,7 @@ def cut_scene(*shot_frames: int, width: int = 96, height: int = 64) -> Scene:
     """Shots of these many frames, each of another background."""
     tints = (((20, 30, 25), (60, 50, 40)), ((200, 180, 160), (240, 230, 210)))
     shots = tuple(
-        Shot(seconds=frames / 30, background_seed=10 + index, tints=tints[index % 2])
+        SceneShot(seconds=frames / 30, background_seed=10 + index, tints=tints[index % 2])
         for index, frames in enumerate(shot_frames)
     )
     return Scene(name="cuts", shots=shots, width=width, height=height)

@@ -7,11 +7,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from cope_cli.stages.scenes import COLOURS
 from cope_cli.world import kernels
 from cope_cli.world.config import WorldConfig
 from cope_cli.world.groups import draw_group
-from cope_cli.world.records import GOP_FRAMES, Clip, Part, Shot, Thing
+from cope_cli.world.records import COLOURS, GOP_FRAMES, Clip, Part, Shot, Thing
 from cope_cli.world.render import Painter, render
 from cope_cli.world.themes import SHAPES
 from cope_cli.world.tracks import track_of

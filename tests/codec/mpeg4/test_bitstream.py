@@ -12,6 +12,7 @@ import av
 import numpy as np
 import pytest
 from av.sidedata.sidedata import SideDataContainer
+from known_scenes import render
 from made_videos import cut_scene, pictures, write_video
 from numpy.typing import NDArray
 
@@ -22,7 +23,6 @@ from cope_cli.codec.mpeg4.transcode import transcode
 from cope_cli.codec.mpeg4.vlc import INTER, INTER_4V, INTRA, SKIPPED
 from cope_cli.config import EncodeConfig
 from cope_cli.errors import VideoError
-from cope_cli.stages.scenes import render
 
 FOUR_VECTORS = {"flags": "+qscale+mv4", "mbd": "rd"}
 

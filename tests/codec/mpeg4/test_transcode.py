@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from known_scenes import render
 from made_videos import (
     cut_scene,
     decode_rgb,
@@ -30,7 +31,6 @@ from cope_cli.codec.mpeg4.stream import read_frames, read_gop_spans
 from cope_cli.codec.mpeg4.transcode import TranscodeInfo, fit_short_side, transcode
 from cope_cli.config import EncodeConfig
 from cope_cli.errors import StorageError, UsageError, VideoError
-from cope_cli.stages.scenes import render
 
 BEST = EncodeConfig(quality=2)
 

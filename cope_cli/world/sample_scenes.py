@@ -1,6 +1,6 @@
-"""The sample videos: six scenes with questions about them, in the LLaVA-Video-178K item format.
+"""The six scenes of the sample videos, and the questions about them, in the item format of LLaVA-Video-178K.
 
-The answers in `qa.json` are worked out from the scenes' records.
+The answers follow from the scenes' records.
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 
 from cope_cli.codec.clips import write_h264
 from cope_cli.files import write_text
-from cope_cli.stages.scenes import Pan, Scene, Shape, Shot, Waypoint, render
+from cope_cli.world.render import render_scene
+from cope_cli.world.scenes import Pan, Scene, SceneShot, Shape, Waypoint
 
-_SAMPLE_CRF = 18  # hardly any loss to be seen, and the files stay small
+_SAMPLE_CRF = 18  # hardly any visible loss, and small files
 
 _Turn = tuple[str, str]  # a question and its answer
 
@@ -64,7 +65,7 @@ def write_sample_videos(folder: Path, progress: Callable[[int, int], None] | Non
 
     def counted(scene: Scene) -> Iterator[NDArray[np.uint8]]:
         nonlocal num_done
-        for picture in render(scene):
+        for picture in render_scene(scene):
             yield picture
             num_done += 1
             if progress:
@@ -101,7 +102,7 @@ def _choice(question: str, options: tuple[str, ...], correct: str) -> _Turn:
 def _turn_back() -> _Sample:
     path = (Waypoint(1, 80, 180), Waypoint(9, 560, 180), Waypoint(17, 80, 180))
     circle = Shape(kind="circle", colour="red", radius_px=54, seed=1, path=path)
-    shot = Shot(seconds=18, background_seed=11, tints=((92, 128, 112), (150, 168, 140)), shapes=(circle,))
+    shot = SceneShot(seconds=18, background_seed=11, tints=((92, 128, 112), (150, 168, 140)), shapes=(circle,))
     out, back = circle.moves
     there_and_back = f"{out.direction}, then {back.direction}"
     what = (
@@ -129,7 +130,7 @@ def _race() -> _Sample:
     square = Shape(kind="square", colour="blue", radius_px=46, seed=2, path=square_path)
     triangle = Shape(kind="triangle", colour="green", radius_px=64, seed=3, path=triangle_path)
     tints = ((176, 150, 128), (206, 188, 164))
-    shot = Shot(seconds=12.5, background_seed=12, tints=tints, shapes=(square, triangle))
+    shot = SceneShot(seconds=12.5, background_seed=12, tints=tints, shapes=(square, triangle))
     slow, fast = sorted(shot.shapes, key=lambda shape: shape.moves[0].px_per_second)
     direction = fast.moves[0].direction
     what = (
@@ -157,7 +158,7 @@ def _camera_pan() -> _Sample:
     first = Pan(from_seconds=1, until_seconds=6, x_px_per_frame=3)
     second = Pan(from_seconds=7, until_seconds=9, x_px_per_frame=-4)
     tints = ((70, 104, 140), (128, 150, 168))
-    shot = Shot(seconds=10, background_seed=13, tints=tints, shapes=(square,), pans=(first, second))
+    shot = SceneShot(seconds=10, background_seed=13, tints=tints, shapes=(square,), pans=(first, second))
     what = (
         f"The camera pans {first.direction} from second {first.from_seconds:g} to {first.until_seconds:g}, then back "
         f"{second.direction} from second {second.from_seconds:g} to {second.until_seconds:g}. The {square.name} itself "
@@ -181,8 +182,8 @@ def _hard_cut() -> _Sample:
     down = (Waypoint(0.5, 440, 80), Waypoint(4.5, 440, 270))
     circle = Shape(kind="circle", colour="orange", radius_px=56, seed=5, path=up)
     triangle = Shape(kind="triangle", colour="purple", radius_px=70, seed=6, path=down)
-    before = Shot(seconds=5.5, background_seed=14, tints=((64, 100, 76), (112, 140, 100)), shapes=(circle,))
-    after = Shot(seconds=5.5, background_seed=15, tints=((206, 196, 170), (228, 222, 206)), shapes=(triangle,))
+    before = SceneShot(seconds=5.5, background_seed=14, tints=((64, 100, 76), (112, 140, 100)), shapes=(circle,))
+    after = SceneShot(seconds=5.5, background_seed=15, tints=((206, 196, 170), (228, 222, 206)), shapes=(triangle,))
     scene = Scene(name="hard_cut", shots=(before, after))
     what = (
         f"First, an {circle.name} moves {circle.moves[0].direction}. At second {before.seconds:g} the picture cuts to "
@@ -206,7 +207,7 @@ def _still() -> _Sample:
     square = Shape(kind="square", colour="blue", radius_px=44, seed=8, path=(Waypoint(0, 320, 180),))
     triangle = Shape(kind="triangle", colour="red", radius_px=64, seed=9, path=(Waypoint(0, 520, 196),))
     tints = ((120, 116, 128), (160, 156, 166))
-    shot = Shot(seconds=8, background_seed=16, tints=tints, shapes=(circle, square, triangle))
+    shot = SceneShot(seconds=8, background_seed=16, tints=tints, shapes=(circle, square, triangle))
     left, middle, right = sorted(shot.shapes, key=lambda shape: shape.path[0].x_px)
     names = tuple(f"the {shape.name}" for shape in shot.shapes)
     moving = [f"the {shape.name}" for shape in shot.shapes if shape.moves] or ["none of them"]
@@ -235,7 +236,7 @@ def _appear_and_stop() -> _Sample:
         visible_until_seconds=12,
     )
     tints = ((196, 170, 150), (214, 202, 180))
-    shot = Shot(seconds=14, background_seed=17, tints=tints, shapes=(circle, square))
+    shot = SceneShot(seconds=14, background_seed=17, tints=tints, shapes=(circle, square))
     move = circle.moves[0]
     what = (
         f"A {circle.name} enters from the left, moves {move.direction} and stops at second {move.until_seconds:g}. "

@@ -9,8 +9,8 @@ from itertools import combinations, permutations
 from typing import Any
 
 import pytest
+from drawn_worlds import World, drawn
 
-from conftest import World, drawn
 from cope_cli.data.conversations import read_items
 from cope_cli.data.judged import Judge, JudgedQuestion, read_judged
 from cope_cli.world.chance import chance, iframe_ceiling

@@ -7,8 +7,8 @@ import json
 from pathlib import Path
 
 import pytest
+from drawn_worlds import drawn
 
-from conftest import drawn
 from cope_cli.errors import UsageError
 from cope_cli.world.config import SPLITS, WorldConfig
 from cope_cli.world.records import Clip

@@ -67,6 +67,20 @@ def test_the_command_reference_is_up_to_date():
     assert command_reference().strip() in (ROOT / "docs" / "commands.md").read_text()
 
 
+def test_modules_that_the_paper_page_names_exist():
+    rows = [
+        line.split("|")[2] for line in (ROOT / "docs" / "paper.md").read_text().splitlines() if line.startswith("|")
+    ]
+    named = [name for cell in rows for name in re.findall(r"`([a-z_0-9.]+)`", cell) if "." in name]
+    assert len(named) > 30
+    for name in named:
+        parts = name.split(".")
+        path = ROOT / "cope_cli" / "/".join(parts)
+        is_module = path.with_suffix(".py").exists() or path.is_dir()
+        holder = ROOT / "cope_cli" / f"{'/'.join(parts[:-1])}.py"
+        assert is_module or f"def {parts[-1]}(" in holder.read_text(), name
+
+
 def test_the_changelog_begins_with_this_version():
     versions = re.findall(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
     assert versions[0] == cope_cli.__version__

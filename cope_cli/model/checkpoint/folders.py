@@ -272,7 +272,7 @@ def _read_own_description(folder: Path) -> dict[str, Any] | None:
         return read_description(folder, "videolm")
     if not (folder / "config.json").is_file():
         raise CheckpointError(
-            f"{folder}: neither {COPE_FILE} nor config.json: this is no checkpoint of cope and no published one",
+            f"{folder}: neither {COPE_FILE} nor config.json: not a checkpoint of cope or of a published layout",
             LAYOUTS_HINT,
         )
     if (folder / DELTA_ENCODER_FILE).exists():
@@ -332,7 +332,7 @@ def save_delta_encoder(
     primitives: Sequence[str] = TRAINED_ON_BY_DEFAULT,
     state_dict: Mapping[str, Tensor] | None = None,
 ) -> None:
-    """Write a pre-trained Delta-encoder, with its alignment modules if given; a folder already there is replaced.
+    """Write a pre-trained Delta-encoder, and its alignment modules if given; replaces a folder that is there.
 
     Args:
         delta_encoder: Delta-encoder to save.
@@ -367,9 +367,6 @@ def save_delta_encoder(
 
 def load_delta_encoder(folder: Path) -> LoadedDeltaEncoder:
     """Read a pre-trained Delta-encoder.
-
-    Args:
-        folder: a folder that `save_delta_encoder` wrote.
 
     Raises:
         PathNotFoundError: there is no such folder.

@@ -1,7 +1,7 @@
-"""Questions about one video, one after the other: a later one pays for its own words only.
+"""A conversation about one video: each later question computes only its own words.
 
-The keys and values that the language model computed for the video and for earlier turns are kept. A new prompt is
-compared with what they were computed from; what both begin with is not computed again, the rest is cut off and is.
+The KV cache of the video and of earlier turns is kept. A new prompt reuses the prefix that it shares with the
+previous one; only the rest is computed.
 """
 
 from __future__ import annotations
@@ -30,22 +30,22 @@ OnText = Callable[[str], None]
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """An answer and what it took.
+    """An answer, and its cost in tokens and seconds.
 
     Attributes:
-        text: the answer.
-        entry: the primitives entry it was read from.
-        way: how that was made: "re-encoded" or "direct".
+        text: text of the answer.
+        entry: name of the video's primitives entry.
+        way: how the primitives were made: "re-encoded" or "direct".
         num_rgb_slots: slots shown as RGB.
         num_p_slots: slots shown as Delta-tokens.
         num_gops_used: GOPs shown.
         num_gops_total: GOPs of the video.
         num_visual_tokens: RGB tokens, Delta-tokens and their newlines.
-        num_text_tokens: the rest of the prompt.
-        num_cached_tokens: tokens of the prompt that earlier turns had computed.
+        num_text_tokens: all other tokens of the prompt.
+        num_cached_tokens: tokens of the prompt that were reused from earlier turns.
         num_new_tokens: tokens of the answer.
-        stages_seconds: encoding and extracting, 0 if both were done.
-        ttft_seconds: from primitives in the cache to the first token: reading, vision, Delta-encoder, prefill.
+        stages_seconds: encoding and extracting; 0 if the cache had both.
+        ttft_seconds: from cached primitives to the first token: reading, vision, Delta-encoder, prefill.
         total_seconds: from the call to the last token.
     """
 
@@ -82,7 +82,7 @@ class Conversation:
         video: the video.
         loaded: the model and its tokenizer.
         config: how to show the video, and how long answers may be.
-        stages_seconds: what it took to prepare the video; the first answer tells it.
+        stages_seconds: seconds that the stages took; reported by the first answer.
     """
 
     def __init__(
@@ -108,28 +108,28 @@ class Conversation:
         workers: int = 1,
         on_stage: OnStage = lambda stage, done, total: None,
     ) -> Conversation:
-        """Prepare a video and begin a conversation about it; arguments and errors as `run_stages` has them."""
+        """Prepare a video and begin a conversation about it; arguments and errors as in `run_stages`."""
         start = time.perf_counter()
         entry, is_new = run_stages(video, loaded, cache, config, workers=workers, on_stage=on_stage)
         seconds = time.perf_counter() - start if is_new else 0.0
         return cls(ShownVideo(entry, loaded, config), loaded, config, stages_seconds=seconds)
 
     def clear(self) -> None:
-        """Forget the turns; what was computed for the video stays."""
+        """Forget the turns; the KV cache of the video is kept."""
         self.turns.clear()
 
     def ask(
         self, question: str, *, on_text: OnText = lambda text: None, should_stop: Callable[[], bool] = lambda: False
     ) -> Answer:
-        """Answer a question and remember it.
+        """Answer a question and keep it as a turn.
 
         Args:
             question: plain text.
-            on_text: called with each piece of the answer as it is ready.
-            should_stop: asked after every token; true ends the answer there.
+            on_text: called with each new piece of the answer.
+            should_stop: called after every token; True ends the answer.
 
         Raises:
-            UsageError: the question is empty, or not even one GOP fits the model's context beside the turns so far.
+            UsageError: the question is empty, or no GOP fits the model's context together with the earlier turns.
         """
         start = time.perf_counter()
         prompt = self.video.prompt(question, self.turns)
@@ -158,9 +158,9 @@ class Conversation:
         )
 
     def _keep_common(self, prompt: Prompt) -> int:
-        """Cut the KV cache down to what it shares with a prompt; returns how many positions that is.
+        """Cut the KV cache to the prefix that it shares with a prompt; return the number of positions.
 
-        The last position is computed in any case: its logits give the first token.
+        The last position is always computed again: its logits give the first token.
         """
         common = 0
         if self._cached is not None and self._cached.plan == prompt.plan:
@@ -175,7 +175,7 @@ class Conversation:
     def _generate(
         self, prompt: Prompt, visual: Tensor, on_text: OnText, should_stop: Callable[[], bool]
     ) -> tuple[list[int], float]:
-        """Return the answer's tokens and when the first one was there; an answer that breaks off leaves no cache."""
+        """Return the answer's tokens and the time of the first one; an interrupted answer leaves no cache."""
         from transformers import StoppingCriteriaList
 
         model, tokenizer = self.loaded.model, self.loaded.tokenizer
@@ -197,7 +197,7 @@ class Conversation:
 
 
 def _streamer(tokenizer: Any, on_text: OnText) -> Any:
-    """Return a transformers streamer that passes text on and notes when the first token came."""
+    """Return a transformers streamer that passes text on and records the time of the first token."""
     from transformers import TextStreamer
 
     class Streamer(TextStreamer):

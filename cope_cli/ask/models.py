@@ -1,4 +1,4 @@
-"""Which model answers, where it runs, and whether what it is asked for is something it can do."""
+"""Loads the model that answers, and checks that it can do what it is asked for."""
 
 from __future__ import annotations
 
@@ -41,22 +41,22 @@ def load_model(
 
     Args:
         folder: a model folder of any layout that cope reads (docs/checkpoints.md).
-        device: PyTorch's name of a device; "auto" takes a GPU if there is one. Not read where there is a device map.
+        device: PyTorch's name of a device; "auto" takes a GPU if there is one. Not used with a device map.
         dtype: a name as `--dtype` takes it; "auto" keeps the stored format.
         device_map: "auto" spreads the model over all GPUs and then memory; or module names and devices.
         attention: "sdpa", "eager" or "flash_attention_2".
-        delta_encoder: a Delta-encoder's folder, a pretrain run or the name of one: used in place of the model's own.
-        runs_root: where training runs are.
+        delta_encoder: folder of a Delta-encoder, a pretrain run or the name of one, to use instead of the model's own.
+        runs_root: folder of the training runs.
 
     Raises:
-        CheckpointError: the folder is not a model that cope reads, or the Delta-encoder does not fit it.
+        CheckpointError: cope cannot read the folder, or the Delta-encoder does not fit the model.
         UsageError: there is no such device, type or attention, or too little memory.
     """
     wanted = torch_dtype(dtype)
     place = "cpu" if device_map is not None else find_device(device)
     encoder = None if delta_encoder is None else delta_encoder_folder(delta_encoder, runs_root)
     if dtype == "auto" and folder == SHIPPED_MODEL and str(place) == "cpu":
-        wanted = torch.float32  # stored in bfloat16 to be small; CPUs without its instructions compute in it slowly
+        wanted = torch.float32  # stored in bfloat16 to save space, which is slow on CPUs without bfloat16 instructions
     return load_videolm(
         folder,
         device=place,
@@ -68,14 +68,14 @@ def load_model(
 
 
 def check_delta_mode(loaded: LoadedVideoLM, delta: str) -> None:
-    """Refuse to show Delta-tokens to a model that has no Delta-encoder.
+    """Check that a model which is shown Delta-tokens has a Delta-encoder.
 
     Args:
         loaded: the model.
         delta: "on", "zero" or "off"; only "off" needs no Delta-encoder.
 
     Raises:
-        CheckpointError: says how to go on.
+        CheckpointError: it has none.
     """
     if loaded.model.delta_encoder is None and delta != "off":
         raise CheckpointError(

@@ -1,4 +1,4 @@
-"""Asking one question about a video: the missing stages, the prompt, the answer as it comes, and what it took."""
+"""Answers one question about a video; runs missing stages first."""
 
 from __future__ import annotations
 
@@ -30,17 +30,17 @@ def ask_video(
         video: a video file, or an open video; missing stages are run first.
         question: plain text.
         loaded: the model and its tokenizer.
-        cache: where primitives are, or go.
+        cache: cache of the primitives.
         config: how to show the video.
         workers: processes that share the stages of a long video; more than one needs a `__main__` guard in scripts.
-        on_stage: called with (stage, seconds done, seconds in all) while stages run.
-        on_text: called with each piece of the answer as it is ready.
+        on_stage: called with (stage, seconds done, seconds in total) while stages run.
+        on_text: called with each new piece of the answer.
 
     Raises:
         PathNotFoundError: there is no such file.
         VideoError, StorageError: a stage failed.
-        CheckpointError: Delta-tokens are wanted of a model without a Delta-encoder.
-        UsageError: the question is empty, or not even one GOP fits the model's context.
+        CheckpointError: Delta-tokens are requested from a model without a Delta-encoder.
+        UsageError: the question is empty, or no GOP fits the model's context.
     """
     if not question.strip():
         raise UsageError("the question is empty")

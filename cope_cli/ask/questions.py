@@ -1,7 +1,7 @@
-"""Many questions about many videos: answered in batches, each answer kept as soon as it is there.
+"""Answers a file of questions about many videos, in batches.
 
-The answers go into a file of JSON lines, one per question, which says what was asked of which model and how. A rerun
-leaves out what is answered there and tries again what failed.
+Each answer is appended to a file of JSON lines at once, with its question, model and settings. A rerun skips questions
+that have an answer there and retries those that failed.
 """
 
 from __future__ import annotations
@@ -30,25 +30,25 @@ from cope_cli.files import write_text
 from cope_cli.model.checkpoint.folders import LoadedVideoLM
 from cope_cli.stages.prepare import OnStage
 
-#: What a line of the answers begins with; the last one may be cut short.
+#: First bytes of each line of answers; the last line may be incomplete.
 _LINE_START = b'{"id": '
-#: Called with (questions done, questions in all).
+#: Called with (questions done, number of questions).
 OnAnswers = Callable[[int, int], None]
 
 
 @dataclass(frozen=True, kw_only=True)
 class QuestionsRecord:
-    """What became of a file of questions.
+    """Result of answering a file of questions.
 
     Attributes:
         out: the file of answers.
         num_questions: questions in the file.
-        num_answered: answered in this run.
-        num_known: answered by an earlier run.
+        num_answered: questions answered in this run.
+        num_known: questions answered by an earlier run.
         num_direct: answers in `out` about videos that were read directly; the others were re-encoded.
-        num_expected: answers in `out` for which the file has an answer too.
-        num_equal: of them those that are equal to it, but for case, spaces around it and a full stop.
-        errors: what failed, one per question or malformed item.
+        num_expected: answers in `out` whose question comes with an expected answer.
+        num_equal: answers equal to the expected one, except for case, outer spaces and a full stop.
+        errors: one error per failed question or malformed item.
     """
 
     out: Path
@@ -79,15 +79,15 @@ def answer_questions(
 
     Args:
         path: training items, or `{"id", "video", "question"}`; a JSON list or JSON lines.
-        out: where answers go; what an earlier run with the same model and settings answered is kept.
+        out: file of answers; those of an earlier run with the same model and settings are kept.
         loaded: the model and its tokenizer.
-        cache: where primitives are, or go.
+        cache: cache of the primitives.
         config: how to show the videos.
-        video_root: the folder that the videos' paths are relative to and must lie in; None: that of `path`.
-        encode: how to re-encode the videos; None: as `cope encode` does.
-        batch_size: questions at a time.
+        video_root: folder that the videos' paths are relative to and must lie in (default: the folder of `path`).
+        encode: how to re-encode the videos (default: as `cope encode` does).
+        batch_size: questions answered at a time.
         workers: processes that encode and extract; 0 means one per core. Scripts need a `__main__` guard.
-        on_stage: called with (stage, videos done, videos in all).
+        on_stage: called with (stage, videos done, number of videos).
         on_answers: called after every batch.
 
     Raises:
@@ -121,7 +121,7 @@ def answer_questions(
 
 
 def _first_seen(questions: Sequence[Question]) -> Callable[[Question], int]:
-    """Return a sort key that brings the questions of one video together and leaves all else in its order."""
+    """Return a sort key that groups questions by video and otherwise keeps their order."""
     places: dict[str, int] = {}
     for question in questions:
         places.setdefault(question.video, len(places))
@@ -131,7 +131,7 @@ def _first_seen(questions: Sequence[Question]) -> Callable[[Question], int]:
 def _entries(
     questions: Sequence[Question], root: Path, loaded: LoadedVideoLM, cache: Cache, config: AskConfig, **options: Any
 ) -> tuple[dict[str, PrimitivesEntry], dict[str, CopeError]]:
-    """Return the primitives of the questions' videos, and the errors of the others, by path as the file has it."""
+    """Return the primitives of the questions' videos and the errors of failed videos, by path as in the file."""
     paths: dict[str, Path] = {}
     failed: dict[str, CopeError] = {}
     for question in questions:
@@ -169,7 +169,7 @@ class _ShownVideos:
 def _answer_batch(
     questions: Sequence[Question], shown: _ShownVideos, loaded: LoadedVideoLM, config: AskConfig
 ) -> list[tuple[Question, dict[str, Any] | CopeError]]:
-    """Answer questions at once; one that cannot be asked gets its error, and the others their answers."""
+    """Answer questions as one batch; return an answer, or the error of a question that cannot be asked, for each."""
     results: list[tuple[Question, dict[str, Any] | CopeError]] = []
     prompts: list[tuple[Question, Prompt, torch.Tensor]] = []
     for question in questions:
@@ -220,7 +220,7 @@ class _Answers:
         self.errors: list[CopeError] = []
 
     def _read(self) -> list[dict[str, Any]]:
-        """Return the answers there; failures are left out, to be tried again, and so is a last line cut short."""
+        """Return the answers in the file, without failures and an incomplete last line, which are tried again."""
         if not self.path.exists():
             return []
         found = []
@@ -251,7 +251,7 @@ class _Answers:
             )
 
     def missing(self, questions: Sequence[Question]) -> list[Question]:
-        """Return the questions that have no answer yet; one that stands twice in the file needs two."""
+        """Return the questions without an answer; a question that the file repeats needs one answer for each."""
         known = Counter((line["id"], line["video"], line["question"]) for line in self.lines)
         todo = []
         for question in questions:
@@ -263,23 +263,23 @@ class _Answers:
         return todo
 
     def begin(self) -> None:
-        """Write what is known, without failures."""
+        """Write the known answers, without failures."""
         write_text(self.path, "".join(map(_line, self.lines)))
 
     def add(self, question: Question, answer: Mapping[str, Any]) -> None:
-        """Keep an answer."""
+        """Append an answer."""
         line = {**self._header(question), **answer, "asked": self.settings}
         self._append(line)
         self.lines.append(line)
         self.num_added += 1
 
     def add_error(self, question: Question, error: CopeError) -> None:
-        """Keep a failure, for whoever reads the file; the next run tries again."""
+        """Append a failure; the next run tries the question again."""
         self._append({**self._header(question), "error": error.message, "asked": self.settings})
         self.errors.append(type(error)(f"question {question.id}: {error.message}", error.hint))
 
     def record(self, num_questions: int, bad: Sequence[CopeError]) -> QuestionsRecord:
-        """Return what became of all."""
+        """Return the result for the whole file."""
         judged = [line for line in self.lines if line.get("expected")]
         return QuestionsRecord(
             out=self.path,
@@ -305,7 +305,7 @@ class _Answers:
                 os.fsync(file.fileno())
         except OSError as error:
             raise StorageError(
-                f"{self.path}: cannot be written: {error}", "Run again: what is there is kept."
+                f"{self.path}: cannot be written: {error}", "Run the command again: finished answers are kept."
             ) from error
 
 

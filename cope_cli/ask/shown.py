@@ -1,4 +1,4 @@
-"""A video as a model is shown it: the stages it needs, the slots chosen for a question, and their embeddings."""
+"""Prepares a video for a model: runs missing stages, chooses slots for a question, and embeds them."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ from cope_cli.video import Video
 
 
 def preparation_of(loaded: LoadedVideoLM, config: AskConfig) -> Preparation:
-    """Return what the stages must do so that a model can be asked about a video.
+    """Return what the stages must make of a video for a model.
 
     Raises:
-        CheckpointError: Delta-tokens are wanted of a model without a Delta-encoder.
+        CheckpointError: Delta-tokens are requested from a model without a Delta-encoder.
     """
     check_delta_mode(loaded, config.delta)
     encoder = loaded.model.delta_encoder
@@ -48,10 +48,10 @@ def preparation_of(loaded: LoadedVideoLM, config: AskConfig) -> Preparation:
 
 
 def is_direct_tried(loaded: LoadedVideoLM, config: AskConfig) -> bool:
-    """Whether videos are read directly if they can be.
+    """Return whether to read videos directly where possible.
 
-    The default is careful: motion and residual of a stream at its own rate, size and quality differ from those of a
-    re-encoded video, and a Delta-encoder that has seen only the latter is not shown the former unasked.
+    Motion and residual of a stream at its own rate, size and quality differ from those of a re-encoded video. By
+    default, a Delta-encoder that was trained on re-encoded videos only is therefore not shown direct ones.
     """
     if config.adaptive or config.way != "auto":
         return config.way == DIRECT
@@ -59,22 +59,22 @@ def is_direct_tried(loaded: LoadedVideoLM, config: AskConfig) -> bool:
 
 
 def notes(loaded: LoadedVideoLM, config: AskConfig) -> list[str]:
-    """Return what whoever reads the answers should know about model and settings."""
+    """Return notes on model and settings that matter for trusting the answers."""
     found = list(loaded.notes)
     if loaded.folder == SHIPPED_MODEL:
         found.append(
-            "cope-tiny knows rendered scenes of coloured shapes, and nothing else: for other footage name a larger "
+            "cope-tiny knows rendered scenes of coloured shapes and nothing else: for other footage use a larger "
             "model, such as --model lmms-lab/LLaVA-Video-7B-Qwen2"
         )
     if loaded.model.delta_encoder is None:
         if config.delta == "off":
             found.append("no Delta-encoder: only the RGB slots are shown, which takes no training (paper H.4)")
     elif config.delta == "on" and config.adaptive:
-        found.append("adaptive windows: the Delta-encoder was trained with fixed ones, all of one length")
+        found.append("adaptive windows: the Delta-encoder was trained with windows of one fixed length")
     elif config.delta == "on" and config.fusion_frames not in (0, loaded.fusion_frames):
         found.append(
             f"fusion window {config.fusion_frames}: the Delta-encoder was trained with {loaded.fusion_frames}, "
-            "on shorter or longer motion than it is shown now"
+            "on shorter or longer motion"
         )
     if loaded.model.delta_encoder is not None and config.delta == "on":
         trained = " and ".join(loaded.primitives)
@@ -100,7 +100,7 @@ def run_stages(
         video: a video file, or an open video: its encoding is used, or its source if it was read directly. If the model
             needs another grid or fusion window, it is extracted again.
         loaded: the model.
-        cache: where primitives are, or go; an open video has its own.
+        cache: cache of the primitives; an open video has its own.
         config: how to show the video.
         workers: processes that share the stages of a long video; more than one needs a `__main__` guard in scripts.
         on_stage: called while stages run.
@@ -108,7 +108,7 @@ def run_stages(
     Raises:
         PathNotFoundError: there is no such file.
         VideoError, StorageError: a stage failed.
-        CheckpointError: Delta-tokens are wanted of a model without a Delta-encoder.
+        CheckpointError: Delta-tokens are requested from a model without a Delta-encoder.
         UsageError: the open video is a part of a video.
     """
     needed = preparation_of(loaded, config)
@@ -133,19 +133,19 @@ def run_stages_of_many(
     workers: int = 0,
     on_stage: OnStage = lambda stage, done, total: None,
 ) -> tuple[dict[Path, PrimitivesEntry], dict[Path, CopeError]]:
-    """Return the primitives of videos as a model needs them, and the error of each video that failed.
+    """Prepare several videos for a model; return the entry of each, and the error of each video that failed.
 
     Args:
         videos: video files.
         loaded: the model.
-        cache: where primitives are, or go.
+        cache: cache of the primitives.
         config: how to show the videos.
-        encode: how to re-encode them; None: as `cope encode` does.
+        encode: how to re-encode the videos (default: as `cope encode` does).
         workers: processes at a time; 0 means one per core. Scripts need a `__main__` guard.
-        on_stage: called with (stage, videos done, videos in all).
+        on_stage: called with (stage, videos done, number of videos).
 
     Raises:
-        CheckpointError: Delta-tokens are wanted of a model without a Delta-encoder.
+        CheckpointError: Delta-tokens are requested from a model without a Delta-encoder.
     """
     needed = preparation_of(loaded, config)
     if encode is not None:
@@ -154,10 +154,10 @@ def run_stages_of_many(
 
 
 class ShownVideo:
-    """A video of the cache, ready to be asked about.
+    """A video of the cache, ready for questions.
 
     Args:
-        entry: its primitives, with the RGB slots that the keyframes need.
+        entry: the video's primitives, with the RGB slots that the keyframes need.
         loaded: the model.
         config: how to show it.
     """
@@ -182,7 +182,7 @@ class ShownVideo:
         self._visual: tuple[TokenPlan, Tensor] | None = None
 
     def prompt(self, question: str, history: Sequence[Turn] = ()) -> Prompt:
-        """Return the prompt of a question after earlier turns, with room for the answer.
+        """Return the prompt of a question after earlier turns, and leave room for the answer.
 
         Raises:
             UsageError: the question is empty, or not even one GOP fits the model's context.
@@ -192,12 +192,12 @@ class ShownVideo:
         return self.builder.ask(question, self.timeline, history=history, max_new_tokens=self.max_new_tokens)
 
     def plan(self) -> TokenPlan:
-        """Return the slots to show where there is no text beside them, within the model's context."""
+        """Return the slots to show without any text, within the model's context."""
         return self.builder.plan(self.timeline, max_visual_tokens=self.model.context_tokens)
 
     @torch.no_grad()
     def visual_embeddings(self, plan: TokenPlan) -> Tensor:
-        """Return the embeddings (T, D_llm) of a plan's visual tokens; those of the last plan are kept.
+        """Return the embeddings (T, D_llm) of a plan's visual tokens; keeps those of the last plan.
 
         Raises:
             LookupError: an RGB slot was never stored.

@@ -44,7 +44,7 @@ class AlignmentConfig:
 
 
 class TokenUpdater(nn.Module):
-    """Image tokens changed by the Delta-tokens of one branch: `theta_ref` or `theta_warped`."""
+    """Updates image tokens by the Delta-tokens of one branch: `theta_ref` or `theta_warped`."""
 
     def __init__(self, config: AlignmentConfig, token_width: int) -> None:
         super().__init__()
@@ -90,7 +90,7 @@ class Alignment(nn.Module):
         """Predict the vision tokens of slot t from those of slot t-1 (Eq. 8 and 9).
 
         Args:
-            reference_tokens: (P, M, D), vision tokens of the slot before.
+            reference_tokens: (P, M, D), vision tokens of the previous slot.
             delta_tokens: (P, K_motion + K_residual, D), motion tokens first.
 
         Returns:
@@ -112,7 +112,7 @@ def patch_loss(predicted: Tensor, target: Tensor) -> Tensor:
         A float32 scalar. Divided by D it is the mean squared error per number.
 
     Raises:
-        ValueError: the shapes differ, or there is nothing to compare.
+        ValueError: the shapes differ, or are empty.
     """
     if predicted.shape != target.shape or predicted.numel() == 0:
         raise ValueError(f"predicted {tuple(predicted.shape)} and target {tuple(target.shape)} cannot be compared")

@@ -1,7 +1,7 @@
-"""What each position of the language model's input sees, and where it stands.
+"""Attention mask and positions of the language model's input.
 
 ```
-block       0 0 0 | 1 1 | 2 2     question 2 sees the prefix and itself: no trace of question 1
+block       0 0 0 | 1 1 | 2 2     question 2 sees the prefix and itself, not question 1
 positions   0 1 2 | 3 4 | 3 4
 ```
 
@@ -36,13 +36,13 @@ def attention_of(batch: VideoLMBatch, attention: str) -> tuple[Tensor, Tensor]:
     if attention != "sdpa":
         raise UsageError(
             f"--attention {attention}: questions packed behind one visual prefix need sdpa, which takes a mask",
-            "Leave --pack away, or use --attention sdpa.",
+            "Omit --pack, or use --attention sdpa.",
         )
     return block_mask(batch.block)
 
 
 def block_mask(block: Tensor) -> tuple[Tensor, Tensor]:
-    """Return what packed positions see, and the positions they would have alone.
+    """Return the mask of packed questions, and the positions that each would have alone.
 
     Args:
         block: (B, L) int64, 0 for the prefix, else the question's number; -1 for padding.

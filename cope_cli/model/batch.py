@@ -1,4 +1,4 @@
-"""What goes into a VideoLM and what comes out.
+"""Inputs and outputs of a VideoLM.
 
 Legend: B batch, L tokens, N RGB frames, P P-slots, V vision input side, G grid side.
 """
@@ -19,10 +19,10 @@ class VideoLMBatch:
     """One batch. Frames and P slots stand in the order of their tokens, row by row over the batch.
 
     Attributes:
-        input_ids: (B, L) int64; at visual positions any value.
+        input_ids: (B, L) int64; values at visual positions are not read.
         token_kind: (B, L) uint8, values of `TokenKind`; padding is TEXT.
-        attention_mask: (B, L) int64, 0 for padding, on either side.
-        labels: (B, L) int64, -100 where no loss is wanted; None to generate.
+        attention_mask: (B, L) int64, 0 for padding, which may be on either side.
+        labels: (B, L) int64, -100 where no loss is computed; None to generate.
         rgb: (N, V, V, 3) uint8.
         motion: (P, 2, G, G) int16, displacement (x, y) in half-pixels of the encoded stream.
         residual: (P, G, G, 3) int16.

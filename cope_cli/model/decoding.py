@@ -1,6 +1,6 @@
-"""Many short answers at once: what the questions about a video share is computed once, then they go on together.
+"""Decodes many short answers at once: the prefix that all questions share is computed once, then all answers together.
 
-The likeliest token is taken each time, as `VideoLM.generate` does at temperature 0; it computes every prompt whole.
+Decoding is greedy, as in `VideoLM.generate` at temperature 0, which computes every prompt as a whole.
 
 Legend: C videos, Q questions about all of them, L tokens of the prefix, D width.
 """
@@ -20,13 +20,13 @@ from cope_cli.model.videolm import VideoLM
 
 @dataclass(frozen=True, kw_only=True)
 class SharedPrefix:
-    """What all prompts about a video begin with, and how each goes on.
+    """The prefix of all prompts about a video, and the rest of each prompt.
 
     Attributes:
-        ids: L token ids, any at visual positions.
+        ids: L token ids; those at visual positions are not read.
         kinds: L values of `TokenKind`.
         visual: embeddings of the visual positions, as `VideoLM.visual_embeddings` returns them.
-        rests: for each question the ids after the prefix, at least one.
+        rests: ids after the prefix for each question, at least one.
     """
 
     ids: Sequence[int]
@@ -42,14 +42,14 @@ def greedy_answers(
     """Answer every question about some videos.
 
     Args:
-        model: in evaluation mode.
-        videos: at least one, their prefixes of one length.
+        model: the model, in evaluation mode.
+        videos: at least one; all prefixes have the same length.
         pad_id: the tokenizer's padding token.
         end_id: the token that ends an answer.
-        max_new_tokens: of an answer, at most.
+        max_new_tokens: longest answer, tokens.
 
     Returns:
-        The answers' tokens without the end, for each video and question.
+        Tokens of each answer without the end token, by video and question.
 
     Raises:
         ValueError: prefixes have different lengths.

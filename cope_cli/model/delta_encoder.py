@@ -31,13 +31,13 @@ MotionNormalisation = Literal["fixed", "per_frame"]
 Branches = Literal["both", "motion", "residual"]
 #: Fields that descriptions written before they existed lack; their defaults are what was done then.
 _LATER_FIELDS = {"branches"}
-#: Of fresh positions and queries, the size of the features that they are added to.
+#: Initial standard deviation of positions and queries: that of the features that they are added to.
 _POSITION_STD = 0.5
 #: Half-waves over the grid's side, from and to, that these are made of.
 _HALF_WAVES = (0.5, 4.0)
-#: Of fresh weights of the motion patches' MLP: a patch that moves as a whole then comes out at that size.
+#: Initial gain of the motion patches' MLP: the features of a patch that moves as a whole then have that size.
 _MOTION_GAIN = 3.0
-#: Of fresh queries and keys: a query sees about a quarter of the grid.
+#: Initial gain of queries and keys: a query attends to about a quarter of the grid.
 _QUERY_GAIN = 1.4
 
 
@@ -153,13 +153,13 @@ def normalise_motion(
     normalisation: MotionNormalisation = "fixed",
     max_displacement: float = 0.5,
 ) -> Tensor:
-    """Bring a motion field into [-1, 1]; the sign stays that of Eq. 1 (current minus reference position).
+    """Scale a motion field to [-1, 1], with the sign of Eq. 1 (current minus reference position).
 
     Args:
         motion_half_px: (P, 2, G, G), displacement (x, y) in half-pixels of the encoded stream.
         frame_size_px: (P, 2), width and height of the encoded stream in pixels.
-        normalisation: "fixed": fraction of the frame's side over `max_displacement`, clipped, so that the stream's
-            size does not matter. "per_frame": min-max over both components of each field, as the paper words it; a
+        normalisation: "fixed": fraction of the frame's side over `max_displacement`, clipped, and so independent of the
+            stream's size. "per_frame": min-max over both components of each field, as the paper words it; a
             field without any difference, such as a still frame's, becomes 0.
         max_displacement: fraction of the frame's side that becomes 1.
 
@@ -210,8 +210,8 @@ class ResidualPatches(nn.Module):
 class DeltaBranch(nn.Module):
     """Patches and queries through a transformer; the queries' outputs, projected up, are the tokens.
 
-    Fresh queries look at different parts of the grid. When they began all alike, cope-tiny's motion tokens became
-    nearly the same token four times over, and said little of what moves where (docs/cope-tiny.md).
+    Queries start by attending to different parts of the grid. When all of them started equal, the four motion tokens
+    of cope-tiny became nearly the same and carried little information about what moves where (docs/cope-tiny.md).
     """
 
     def __init__(self, config: DeltaEncoderConfig, patches: nn.Module, num_queries: int) -> None:
@@ -230,7 +230,7 @@ class DeltaBranch(nn.Module):
 
     @torch.no_grad()
     def _look_apart(self) -> None:
-        """Make positions waves, queries points spread over the grid, and keys queries: each sees what is near it."""
+        """Initialise positions as waves, queries as points over the grid, keys like queries: each attends nearby."""
         num_queries, width = self.queries.shape
         rows = max(rows for rows in range(1, math.isqrt(num_queries) + 1) if num_queries % rows == 0)
         waves = waves_at(_middles(*self.positions.shape[:2]), width, _HALF_WAVES)
@@ -260,7 +260,7 @@ def _middles(num_rows: int, num_columns: int) -> Tensor:
 
 
 class _NoBranch(nn.Module):
-    """A branch that is left out: its tokens are zeros, so that sequences stay as they are."""
+    """A missing branch: its tokens are zeros, so that the sequence length does not change."""
 
     def __init__(self, num_tokens: int, width: int) -> None:
         super().__init__()
@@ -276,7 +276,7 @@ def positions_for(positions: Tensor, side: int) -> Tensor:
 
     Args:
         positions: (h, h, D), learned.
-        side: patches per side of the grid at hand.
+        side: patches per side of the grid.
 
     Returns:
         (side, side, D).
@@ -303,12 +303,12 @@ class DeltaEncoder(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        """The type of the weights, which the inputs are turned into."""
+        """Dtype of the weights; inputs are converted to it."""
         return self.some_branch.queries.dtype
 
     @property
     def some_branch(self) -> DeltaBranch:
-        """A branch that is there."""
+        """One of the branches that are not missing."""
         branch = self.residual_branch if self.config.branches == "residual" else self.motion_branch
         assert isinstance(branch, DeltaBranch)
         return branch
@@ -352,7 +352,7 @@ class DeltaEncoder(nn.Module):
         )
 
     def _check(self, motion_half_px: Tensor, residual: Tensor, frame_size_px: Tensor) -> None:
-        """Refuse inputs whose shapes do not belong together."""
+        """Raise ValueError if the shapes do not fit each other."""
         num_slots, side = motion_half_px.shape[0], motion_half_px.shape[-1]
         for name, found, expected in (
             ("motion", motion_half_px, [num_slots, 2, side, side]),

@@ -1,4 +1,4 @@
-"""How transformers is given a KV cache: as `cache` since 5.24, as `past_key_values` before."""
+"""Name of the KV cache argument in transformers: `cache` since 5.24, `past_key_values` before."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 
 def cache_option(kv_cache: Any) -> dict[str, Any]:
-    """Return the keyword argument of a forward pass, or of `generate`, that hands over a KV cache.
+    """Return the keyword argument of a forward pass, or of `generate`, that passes a KV cache.
 
     Args:
         kv_cache: from `VideoLM.new_cache`, or None.

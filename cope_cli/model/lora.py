@@ -1,6 +1,6 @@
-"""LoRA on the language model's linear layers, through peft: put in, read out, merged.
+"""LoRA on the language model's linear layers, by peft: adds, reads and merges adapters.
 
-Adapted are the attention's and the MLP's projections of every layer; embeddings, norms and the output layer are not.
+Covers the projections of attention and MLP in every layer. Does not cover embeddings, norms and the output layer.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ _OURS, _PEFTS = "base.", "base_model.model."
 
 @dataclass(frozen=True, kw_only=True)
 class LoraSizes:
-    """What a LoRA adapter is made of.
+    """Sizes of a LoRA adapter.
 
     Attributes:
         rank: inner width of the added products.
-        alpha: their outputs are scaled by alpha / rank.
+        alpha: the outputs are scaled by alpha / rank.
     """
 
     rank: int
@@ -49,12 +49,12 @@ def lora_config(sizes: LoraSizes, base_name: str | None = None) -> Any:
 
 
 def add_lora(model: VideoLM, sizes: LoraSizes, *, seed: int = 0) -> None:
-    """Put adapters into a model, in place; they start at zero effect.
+    """Add adapters to a model, in place; at first they have no effect.
 
     Args:
-        model: without adapters.
-        sizes: of the adapters.
-        seed: decides their weights; the caller's random state is neither read nor changed.
+        model: model without adapters.
+        sizes: sizes of the adapters.
+        seed: seed of their weights; the caller's random state is neither read nor changed.
     """
     from peft import inject_adapter_in_model
 
@@ -74,10 +74,10 @@ def lora_tensors(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def merge_lora(model: VideoLM) -> None:
-    """Add the adapters' products to the weights they adapt, and take them out.
+    """Add the adapters' products to the adapted weights, and remove the adapters.
 
     Raises:
-        CheckpointError: the model has none, or a weight is not a number afterwards.
+        CheckpointError: the model has no adapters, or a merged weight is not a number.
     """
     from peft.tuners.tuners_utils import BaseTunerLayer
 

@@ -29,7 +29,7 @@ def torch_dtype(name: str) -> torch.dtype | None:
 
 
 def execution_device(module: nn.Module) -> torch.device:
-    """Return where a module computes: where its weights are, or will be fetched to if accelerate has offloaded them."""
+    """Return the device of a module: that of its weights, or the one accelerate fetches them to."""
     hook = getattr(module, "_hf_hook", None)
     places = [getattr(part, "execution_device", None) for part in getattr(hook, "hooks", (hook,))]
     place = next((place for place in places if place is not None), None)

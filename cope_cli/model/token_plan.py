@@ -73,7 +73,7 @@ class PlannedSlot:
         slot: index of the slot in the cache.
         gop: index of its GOP.
         is_rgb: True for a keyframe (RGB tokens), False for a P slot (Delta-tokens).
-        window_seconds: length of its own window; 0 for the first slot of a GOP, and where all windows are alike.
+        window_seconds: length of its window; 0 for the first slot of a GOP, and if all windows have the same length.
     """
 
     slot: int
@@ -110,7 +110,7 @@ class TokenPlan:
 
     @property
     def window_seconds(self) -> tuple[float, ...]:
-        """Length of each shown slot's window; 0 where all are alike, and for the first slot of a GOP."""
+        """Window length of each shown slot; 0 for a GOP's first slot, and if all windows have the same length."""
         return tuple(planned.window_seconds for planned in self.slots)
 
     @property

@@ -13,7 +13,7 @@ from torch.nn import functional
 
 
 def check_transformer(width: int, depth: int, heads: int, mlp_ratio: int) -> None:
-    """Refuse sizes that give no transformer.
+    """Check the sizes of a transformer.
 
     Raises:
         ValueError: a size is below 1, or `heads` does not divide `width`.
@@ -85,11 +85,11 @@ def learned_tokens(*shape: int) -> nn.Parameter:
 
 
 def waves_at(points: Tensor, width: int, half_waves: tuple[float, float]) -> Tensor:
-    """Return fresh positions that are the more alike the nearer they are: sines and cosines of both coordinates.
+    """Return initial positions, more similar the nearer they are: sines and cosines of both coordinates.
 
     Args:
         points: (N, 2), row and column as shares of the picture's sides.
-        width: D; what is left over by four stays 0.
+        width: D; the last D mod 4 numbers are 0.
         half_waves: how many go over a side, at the least and at the most.
 
     Returns:

@@ -1,8 +1,8 @@
 """The video language model: LlavaOnevision's parameters plus a Delta-encoder, inputs assembled from a token plan.
 
-`base` is transformers' LlavaOnevisionForConditionalGeneration, used for its parts only: its own multimodal forward
-has one newline at the end of a video (LLaVA-Video: one per grid row) and knows no Delta-tokens. So the embeddings
-are put together here and passed on as `inputs_embeds`.
+`base` is transformers' LlavaOnevisionForConditionalGeneration. Only its parts are used: its own multimodal forward
+puts one newline at the end of a video (LLaVA-Video: one per grid row) and has no Delta-tokens. This module assembles
+the embeddings and passes them on as `inputs_embeds`.
 
 ```
 rgb    -> vision tower -> projector -> bilinear pooling -> RGB tokens ---+
@@ -10,8 +10,8 @@ motion,                                                                  +-> sca
 residual -> Delta-encoder -> projector -----------------> Delta-tokens --+
 ```
 
-Covered: SigLIP towers, one vision feature layer, grid newlines. Not covered, refused in `VideoLM`: CLIP-like towers
-with a class token, several feature layers.
+Covered: SigLIP towers, one vision feature layer, grid newlines. Not covered, `VideoLM` raises an error: CLIP-like
+towers with a class token, several feature layers.
 
 Legend: B batch, L tokens, N RGB frames, P P-slots, V vision input side, G grid side, M patches, D width.
 """
@@ -33,7 +33,7 @@ from cope_cli.model.kv_cache import cache_option
 from cope_cli.model.placement import execution_device
 from cope_cli.model.token_plan import TokenCosts, TokenKind
 
-#: Frames or P slots at a time, without gradients: on a CPU what its cache holds of their activations.
+#: Frames or P slots at a time without gradients; on a CPU, as many as keep the activations in its cache.
 CPU_CHUNK, GPU_CHUNK = 4, 64
 
 
@@ -44,11 +44,11 @@ class VideoLM(nn.Module):
         base: a LlavaOnevisionForConditionalGeneration with a SigLIP tower.
         delta_encoder: None for a model that sees RGB slots only.
 
-    Parameters of the vision tower that nothing reads (layers after the feature layer, post-layernorm, pooling head)
-    are frozen: they never get a gradient, which distributed training would wait for.
+    Unused parameters of the vision tower (layers after the feature layer, post-layernorm, pooling head) are frozen:
+    they never get a gradient, and distributed training would wait for one.
 
     Raises:
-        CheckpointError: the vision tower is of another kind, or the Delta-encoder's width does not fit it.
+        CheckpointError: the vision tower is not covered, or the Delta-encoder's width differs from its width.
     """
 
     def __init__(self, base: Any, delta_encoder: DeltaEncoder | None) -> None:
@@ -70,7 +70,7 @@ class VideoLM(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where inputs go: to the token embeddings, wherever the other parts are."""
+        """Device of the inputs: that of the token embeddings."""
         return execution_device(self.base.get_input_embeddings())
 
     @property
@@ -85,12 +85,12 @@ class VideoLM(nn.Module):
 
     @property
     def context_tokens(self) -> int:
-        """Longest sequence that the language model takes."""
+        """Longest sequence of the language model, tokens."""
         return int(self.base.config.text_config.max_position_embeddings)
 
     @property
     def token_costs(self) -> TokenCosts:
-        """Tokens per slot. Without a Delta-encoder those of a P slot are the paper's; plan without P slots then."""
+        """Tokens per slot; without a Delta-encoder, the paper's numbers for P slots, which must not be planned then."""
         side = -(-self.patches_per_side // 2)
         if self.delta_encoder is None:
             return TokenCosts(grid_rows=side, grid_cols=side)
@@ -133,9 +133,9 @@ class VideoLM(nn.Module):
         if len(rgb) == 0:
             width, dtype = self.base.config.vision_config.hidden_size, tower.embeddings.patch_embedding.weight.dtype
             return torch.zeros((0, self.patches_per_side**2, width), dtype=dtype, device=rgb.device)
-        # SigLIP's preprocessing: to [0, 1], then mean 0.5 and standard deviation 0.5; in one array, turned round once.
+        # SigLIP's preprocessing: to [0, 1], then mean 0.5 and standard deviation 0.5; in one array, transposed once.
         pixels = rgb.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format)
-        # The patches come out of a convolution, channels first: turned round here once, or every layer does it again.
+        # The convolution returns patches channels first: transposed here once, or else every layer does it again.
         tokens: Tensor = tower.embeddings(pixels.mul_(2 / 255).sub_(1)).contiguous()
         for layer in self._vision_layers():
             tokens = layer(tokens, None)
@@ -154,10 +154,10 @@ class VideoLM(nn.Module):
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def chunks(self, items: Tensor) -> Sequence[Tensor]:
-        """Cut frames, or what P slots are made of, into portions whose activations stay small; at least one.
+        """Cut frames, or the arrays of P slots, into at least one chunk with small activations.
 
-        All in one where gradients are wanted, which keep all activations anyway, and where several ranks compute: those
-        must call each module equally often, however many items each has.
+        Returns one chunk if gradients are enabled, because they keep all activations anyway, and with several ranks,
+        which must call each module equally often whatever their number of items.
         """
         if torch.is_grad_enabled() or (torch.distributed.is_available() and torch.distributed.is_initialized()):
             return (items,)
@@ -196,11 +196,10 @@ class VideoLM(nn.Module):
 
         Args:
             batch: the inputs.
-            visual: what `visual_embeddings` returned for the same frames and P slots, to spare computing it again;
-                the batch's own are not read then.
+            visual: result of `visual_embeddings` for the same frames and P slots, which are then not computed again.
 
         Raises:
-            ValueError: `token_kind` asks for another number of features than the frames and P slots give.
+            ValueError: `token_kind` does not have as many visual positions as frames and P slots give.
         """
         is_visual = batch.token_kind != TokenKind.TEXT
         embeddings: Tensor = self.base.get_input_embeddings()(batch.input_ids.masked_fill(is_visual, 0))
@@ -212,7 +211,7 @@ class VideoLM(nn.Module):
         """Return the batch's RGB tokens, Delta-tokens and newlines, in order, row by row: (T, D_llm).
 
         Raises:
-            ValueError: `token_kind` asks for another number of features than the frames and P slots give.
+            ValueError: `token_kind` does not have as many visual positions as frames and P slots give.
         """
         return self.arranged(batch.token_kind, self.rgb_tokens(batch.rgb), self._shown_delta_tokens(batch))
 
@@ -221,11 +220,11 @@ class VideoLM(nn.Module):
 
         Args:
             token_kind: (B, L) uint8; text is left out.
-            rgb_tokens: in order, row by row over the batch.
-            delta_tokens: likewise.
+            rgb_tokens: RGB tokens in order, row by row over the batch.
+            delta_tokens: Delta-tokens in order, row by row over the batch.
 
         Raises:
-            ValueError: `token_kind` asks for another number of tokens.
+            ValueError: `token_kind` has another number of RGB or Delta positions.
         """
         kinds = token_kind[token_kind != TokenKind.TEXT]
         rows = self.base.model.image_newline.to(kinds.device).expand(len(kinds), -1)
@@ -245,8 +244,8 @@ class VideoLM(nn.Module):
         """Run the model on a batch, from pixels to the loss.
 
         Args:
-            batch: the inputs. With labels, every part of the model runs, on a zero-weighted dummy if the batch holds
-                nothing for it, so that all ranks of a distributed run do the same communication.
+            batch: the inputs. With labels, every part of the model runs, on a zero-weighted dummy if the batch has no
+                input for it, so that all ranks of a distributed run communicate equally often.
             num_items_in_batch: divisor of the summed loss, for gradient accumulation and several ranks (Trainer's
                 name); None for this batch's number of labels.
 
@@ -313,14 +312,14 @@ class VideoLM(nn.Module):
         """Continue each sequence of a left-padded batch until the checkpoint's end token (``<|im_end|>``).
 
         Args:
-            batch: the prompts; labels are not read.
+            batch: the prompts; labels are ignored.
             max_new_tokens: upper bound per sequence.
-            temperature: 0 takes the likeliest token each time; above 0 draws.
-            top_p: with a temperature, draw from the likeliest tokens that reach this probability together.
-            visual: the prompts' visual embeddings, if they are known (see `embed`).
-            cache: from `new_cache`; its first positions must be those of the prompts, and only the rest is computed.
-                It is filled on the way with all but the last new token.
-            streamer: transformers' streamer, fed with new tokens as they come.
+            temperature: 0 decodes greedily; above 0 samples.
+            top_p: with a temperature, sample from the most likely tokens whose probabilities add up to this.
+            visual: the prompts' visual embeddings, if they are known; see `embed`.
+            cache: from `new_cache`. It must hold the first positions of the prompts; only the rest is computed.
+                Afterwards it also holds all new tokens but the last.
+            streamer: transformers' streamer, which gets each new token.
             options: further arguments of transformers' `generate`, such as a stopping criterion.
 
         Returns:
@@ -328,7 +327,7 @@ class VideoLM(nn.Module):
 
         Raises:
             UsageError: the prompt and `max_new_tokens` exceed the model's context.
-            ValueError: the batch is padded on the right.
+            ValueError: the batch has padding on the right.
         """
         length = batch.input_ids.shape[1]
         if not batch.attention_mask[:, -1].all():
@@ -383,7 +382,7 @@ def _scatter(embeddings: Tensor, mask: Tensor, name: str, features: Tensor) -> T
 
 
 def _generation_config(max_new_tokens: int, temperature: float, top_p: float) -> Any:
-    """Return settings that a checkpoint's own generation_config.json, often a sampling one, cannot change."""
+    """Return all settings, so that a checkpoint's generation_config.json, which often samples, is not used."""
     from transformers import GenerationConfig
 
     is_sampled = temperature > 0

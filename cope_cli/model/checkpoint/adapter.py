@@ -1,15 +1,15 @@
-"""Adapter folders: what a LoRA run trains, and where the rest of the model is.
+"""Adapter folders: the weights that a LoRA run trains, and a pointer to its base model.
 
 ```
-cope.json                    kind, version, configs, and the base: where it is and a hash of its files
+cope.json                    kind, version, configs, and the base model's folder and hash
 adapter_config.json,
 adapter_model.safetensors    peft's own: PeftModel.from_pretrained reads them
-parts.safetensors            projector and newline, and the vision tower if it was trained, in full
+parts.safetensors            projector, newline and, if it was trained, vision tower, as full weights
 delta_encoder.safetensors
 ```
 
-The base is the very files that training started from: their hash is compared whenever the adapter is loaded. A run on
-the small seeded model points to its seed instead, and the hash is that of its weights.
+Loading an adapter compares the hash of the base model's files with that at training time. A run on the small seeded
+model points to its seed instead, and the hash is that of its weights.
 """
 
 from __future__ import annotations
@@ -52,10 +52,10 @@ _VISION = "base.model.vision_tower."
 
 @dataclass(frozen=True, kw_only=True)
 class BasePointer:
-    """The model that an adapter belongs to.
+    """The base model of an adapter.
 
     Attributes:
-        named: its folder, absolute, or its Hub id; None for the small seeded model.
+        named: its absolute folder or its Hub id; None for the small seeded model.
         small_seed: the seed of the small model; None for any other.
         small_grid_px: its grid; None for any other.
         sha256: hash of the folder's config.json and safetensors files, or of the small model's weights.
@@ -81,14 +81,14 @@ class BasePointer:
 
     @property
     def described(self) -> str:
-        """The base in words."""
+        """Description of the base model for messages."""
         return f"the small seeded model, seed {self.small_seed}" if self.named is None else self.named
 
     def small_model(self, folder: Path) -> tuple[VideoLM, Any]:
         """Build the small model that an adapter folder points to, and its tokenizer.
 
         Raises:
-            CheckpointError: this version of cope or torch builds another one.
+            CheckpointError: this version of cope or torch builds another model.
         """
         assert self.small_seed is not None
         assert self.small_grid_px is not None
@@ -100,14 +100,14 @@ class BasePointer:
         """Return the folder of the base that an adapter folder points to, hash compared.
 
         Raises:
-            CheckpointError: it is not there, or not what it was.
+            CheckpointError: it is missing or has changed.
         """
         assert self.named is not None
         found = model_folder(self.named if moved_to is None else moved_to)
         if not found.is_dir():
             raise CheckpointError(
-                f"{folder}: an adapter whose base model is not there: {found}",
-                "Put it back, or say where it is now: `cope train merge RUN --base FOLDER --out MODEL`.",
+                f"{folder}: the base model of this adapter is missing: {found}",
+                "Move it back, or name its folder: `cope train merge RUN --base FOLDER --out MODEL`.",
             )
         self._compare(files_sha256(found), folder)
         return found
@@ -115,22 +115,22 @@ class BasePointer:
     def _compare(self, found: str, folder: Path) -> None:
         if found != self.sha256:
             raise CheckpointError(
-                f"{folder}: an adapter for another base model than {self.described} now is: hash {found[:12]} found, "
-                f"{self.sha256[:12]} expected",
-                "Put back the base model as it was, or train again.",
+                f"{folder}: the base model {self.described} has changed since this adapter was trained: hash "
+                f"{found[:12]} found, {self.sha256[:12]} expected",
+                "Restore the base model, or train again.",
             )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Adapter:
-    """What cope.json says about an adapter folder.
+    """The contents of an adapter folder's cope.json.
 
     Attributes:
-        base: where the rest of the model is.
+        base: the base model.
         lora: sizes of the adapters.
-        has_vision: whether the vision tower was trained too.
-        fusion_frames: the fusion window s, in frames, of the training data.
-        primitives: what kinds of primitives that was: "re-encoded", "direct", or both.
+        has_vision: whether the vision tower was trained.
+        fusion_frames: fusion window s of the training data, frames.
+        primitives: kinds of primitives in the training data: "re-encoded", "direct", or both.
     """
 
     base: BasePointer
@@ -149,7 +149,7 @@ def files_sha256(folder: Path) -> str:
 
 
 def _small_sha256(model: VideoLM) -> str:
-    """Return a hash of the small model's weights, its fresh Delta-encoder left out: an adapter brings its own."""
+    """Return a hash of the small model's weights without the Delta-encoder, because an adapter has its own."""
     return sha256_of_tensors(model.base.state_dict())
 
 
@@ -162,13 +162,13 @@ def is_adapter(folder: Path) -> bool:
 def save_adapter(
     model: VideoLM, folder: Path, adapter: Adapter, *, state_dict: Mapping[str, Tensor] | None = None
 ) -> None:
-    """Write what a LoRA run trains; a folder already there is replaced.
+    """Write the weights that a LoRA run trains; replaces a folder that is there.
 
     Args:
-        model: with adapters and a Delta-encoder.
-        folder: where to.
-        adapter: what it is.
-        state_dict: the weights, under `model.state_dict()`'s names, where they are gathered from several ranks.
+        model: model with adapters and a Delta-encoder.
+        folder: target folder.
+        adapter: contents of cope.json.
+        state_dict: weights gathered from several ranks, under the names of `model.state_dict()`.
     """
     assert model.delta_encoder is not None
     state = model.state_dict() if state_dict is None else state_dict
@@ -210,7 +210,7 @@ def read_adapter(folder: Path) -> tuple[Adapter, str]:
 
 
 def apply_adapter(model: VideoLM, folder: Path) -> None:
-    """Put what an adapter folder holds into its base model, in place."""
+    """Apply an adapter folder to its base model, in place."""
     adapter, _ = read_adapter(folder)
     model.delta_encoder = load_own_delta_encoder(folder, "adapter")
     add_lora(model, adapter.lora)
@@ -218,15 +218,15 @@ def apply_adapter(model: VideoLM, folder: Path) -> None:
 
 
 def load_own_delta_encoder(folder: Path, kind: str) -> DeltaEncoder:
-    """Read the Delta-encoder of an adapter's or a videolm's folder, and nothing else of it."""
+    """Read only the Delta-encoder of an adapter or videolm folder."""
     return load_delta_weights(folder, read_description(folder, kind)["delta_encoder"])
 
 
 def load_adapter_weights(model: VideoLM, folder: Path) -> None:
-    """Fill a model that has adapters of the same sizes and a Delta-encoder of the same configuration.
+    """Load an adapter's weights into a model with adapters and a Delta-encoder of the same sizes.
 
     Raises:
-        CheckpointError: a tensor is missing, left over or of another shape.
+        CheckpointError: a tensor is missing, unexpected or of another shape.
     """
     adapter, _ = read_adapter(folder)
     state = model.state_dict()
@@ -237,13 +237,13 @@ def load_adapter_weights(model: VideoLM, folder: Path) -> None:
 
 
 def _parts(state: Mapping[str, Tensor], *, has_vision: bool) -> dict[str, Tensor]:
-    """Return what an adapter folder holds in full of the base model."""
+    """Return the full weights of the base model that an adapter folder holds."""
     prefixes = (*_WHOLE, _VISION) if has_vision else _WHOLE
     return {name: tensor for name, tensor in state.items() if name.startswith(prefixes)}
 
 
 def _copy(targets: Mapping[str, Tensor], path: Path) -> None:
-    """Copy a file's tensors into those of a model, in the type that these have, every name and shape checked."""
+    """Copy the tensors of a file into those of a model, whose dtype they get; checks every name and shape."""
     from safetensors.torch import load_file
 
     with naming(path.parent, path.name):

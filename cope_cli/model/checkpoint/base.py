@@ -1,4 +1,4 @@
-"""Loading a base model: every tensor checked by name, shape and type first, then transformers puts it in place."""
+"""Loads a base model: checks the name, shape and dtype of every tensor, then lets transformers load them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _TOWER = "model.vision_tower."
 
 
 def expected_tensors(config: Any) -> dict[str, torch.Tensor]:
-    """Return the tensors, without numbers, that a LlavaOnevisionConfig calls for."""
+    """Return the tensors of a LlavaOnevisionConfig, on the meta device."""
     from transformers import LlavaOnevisionForConditionalGeneration
     from transformers.initialization import no_init_weights
 
@@ -35,10 +35,10 @@ def expected_tensors(config: Any) -> dict[str, torch.Tensor]:
 
 
 def check_tensors(checkpoint: BaseCheckpoint) -> None:
-    """Compare what is stored with what the configuration calls for.
+    """Compare the stored tensors with the configuration.
 
     Raises:
-        CheckpointError: a tensor is missing, left over, of another shape or of a type that cope does not read.
+        CheckpointError: a tensor is missing, unexpected, of another shape or of a dtype that cope does not read.
     """
     with naming(checkpoint.folder, "config.json"):
         expected = expected_tensors(checkpoint.config)
@@ -73,7 +73,7 @@ def check_tensors(checkpoint: BaseCheckpoint) -> None:
 
 
 def own_dtype(checkpoint: BaseCheckpoint) -> torch.dtype:
-    """Return the type that most numbers of a checkpoint are stored in."""
+    """Return the dtype that most numbers of a checkpoint are stored in."""
     counts: Counter[str] = Counter()
     for tensor in checkpoint.tensors.values():
         counts[tensor.dtype] += prod(tensor.shape)
@@ -92,14 +92,14 @@ def load_base(
     """Load a LlavaOnevisionForConditionalGeneration.
 
     Args:
-        checkpoint: where from.
-        dtype: type of the weights; None for the stored one.
-        device_map: where its parts go; None puts all on the CPU.
+        checkpoint: checkpoint to load.
+        dtype: dtype of the weights; None keeps the stored one.
+        device_map: devices of its parts; None puts everything on the CPU.
         attention: one of `Attention`.
 
     Raises:
-        CheckpointError: the weights are not those the configuration calls for.
-        UsageError: attention or device map cannot be had, or memory is too small.
+        CheckpointError: the weights do not match the configuration.
+        UsageError: attention or device map is not available here, or memory is too small.
     """
     from transformers import GenerationConfig, LlavaOnevisionForConditionalGeneration
     from transformers.initialization import no_init_weights
@@ -141,7 +141,7 @@ def load_base(
 
 
 def _check_attention(attention: str) -> None:
-    """Refuse an attention that this machine does not have."""
+    """Raise UsageError if this machine does not have an attention."""
     from transformers.utils import is_flash_attn_2_available
 
     if attention not in get_args(Attention):
@@ -154,9 +154,9 @@ def _check_attention(attention: str) -> None:
 
 
 def _keep_newline(base: Any, checkpoint: BaseCheckpoint) -> None:
-    """Hold the newline in memory where it was offloaded.
+    """Keep the newline in memory if accelerate has offloaded it.
 
-    It belongs to a module whose forward cope does not call, so accelerate would not fetch it.
+    Its module's forward is never called, so accelerate would not fetch it.
     """
     if base.model.image_newline.device.type != "meta":
         return

@@ -1,4 +1,4 @@
-"""What cope's own checkpoint folders share: cope.json, and safetensors files that are checked name by name."""
+"""cope.json and the safetensors files of cope's own checkpoint folders, checked name by name."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ OPTIONAL_FIELDS = {
     "delta_encoder": {"fusion_windows", "primitives"},
     "adapter": {"primitives"},
 }
-#: What a Delta-encoder was trained on where its folder does not say so: primitives of re-encoded videos.
+#: Kinds of primitives that a Delta-encoder was trained on, if its folder does not say so.
 TRAINED_ON_BY_DEFAULT = ("re-encoded",)
 
 
@@ -45,7 +45,7 @@ def read_primitives(folder: Path, values: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def described_primitives(primitives: Sequence[str]) -> dict[str, Any]:
-    """Return the field of cope.json that `read_primitives` reads; nothing for what is so by default."""
+    """Return the field of cope.json that `read_primitives` reads; empty for the default."""
     return {} if tuple(primitives) == TRAINED_ON_BY_DEFAULT else {"primitives": sorted(primitives)}
 
 
@@ -56,7 +56,7 @@ def write_description(folder: Path, kind: str, values: Mapping[str, Any]) -> Non
 
 
 def read_description(folder: Path, kind: str) -> dict[str, Any]:
-    """Return cope.json's fields, once they are known to be those of this kind and version."""
+    """Return the fields of cope.json; raises CheckpointError if they are not of this kind and version."""
     path = folder / COPE_FILE
     if not folder.is_dir():
         raise PathNotFoundError(f"{folder}: no such folder", "Name the folder of a checkpoint.")
@@ -77,7 +77,7 @@ def read_description(folder: Path, kind: str) -> dict[str, Any]:
 
 
 def check_names(path: Path, found: set[str], expected: set[str]) -> None:
-    """Refuse a file that lacks a name or has one too many."""
+    """Raise CheckpointError if names are missing or unexpected."""
     if found != expected:
         missing, unexpected = sorted(expected - found), sorted(found - expected)
         raise CheckpointError(
@@ -95,7 +95,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
 
 
 def load_tensors(module: nn.Module, path: Path) -> None:
-    """Fill a module built on the meta device from a safetensors file, every name and shape checked."""
+    """Fill a module built on the meta device from a safetensors file; checks every name and shape."""
     from safetensors.torch import load_file
 
     with naming(path.parent, path.name):

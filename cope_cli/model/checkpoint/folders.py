@@ -1,4 +1,4 @@
-"""Checkpoints on disk: cope's own folders, written and read; published ones read, by `model.published`.
+"""Checkpoints on disk: writes and reads cope's own folders, and reads published ones.
 
 ```
 videolm folder                                         delta_encoder folder (pre-training)
@@ -9,14 +9,11 @@ videolm folder                                         delta_encoder folder (pre
   delta_encoder.safetensors   if the model has one
 ```
 
-A third kind, the adapter folder of a LoRA run, is described in `adapter`.
+`adapter` describes the third kind, the adapter folder of a LoRA run.
 
 A folder appears whole or not at all. Without cope's two files a videolm folder is a plain LlavaOnevision checkpoint.
-Loading compares every tensor's name and shape with what the configuration calls for: nothing is ever initialised
-afresh in silence. Only safetensors and JSON, so that a checkpoint from somewhere else runs no code.
-
-The model package's files: `reading` (JSON, headers), `published` (which base model a folder holds), `base` (loading
-it), `placement` (on which devices), `tokenizer`, `hub` (a name becomes a folder) and this one.
+Loading compares the name and shape of every tensor with the configuration, so that no weight is silently initialised
+at random. All files are safetensors or JSON, so that loading a checkpoint runs no code.
 """
 
 from __future__ import annotations
@@ -61,16 +58,15 @@ class LoadedVideoLM:
     """A VideoLM read from disk.
 
     Attributes:
-        model: in evaluation mode.
+        model: the model, in evaluation mode.
         tokenizer: transformers' tokenizer.
-        fusion_frames: the fusion window s, in frames, its Delta-encoder was trained with; None for a published base
-            model, which has no Delta-encoder.
-        folder: where it was read.
-        layout: how the folder is written: "cope", "llava" (the original) or "llava-hf" (transformers').
+        fusion_frames: fusion window s, frames, that the Delta-encoder was trained with; None without a Delta-encoder.
+        folder: the checkpoint folder.
+        layout: layout of the folder: "cope", "llava" (the original) or "llava-hf" (transformers').
         notes: what a user should know before trusting its answers.
-        primitives: what its Delta-encoder was trained on: "re-encoded", "direct", or both.
+        primitives: kinds of primitives that the Delta-encoder was trained on: "re-encoded", "direct", or both.
         hash_vision: computes `vision_sha256`.
-        keyframes_per_gop: K, slots per GOP shown as RGB, it was finetuned with; None if that is unknown or several.
+        keyframes_per_gop: K, slots per GOP shown as RGB in finetuning; None if unknown, or if there were several.
     """
 
     model: VideoLM
@@ -85,7 +81,7 @@ class LoadedVideoLM:
 
     @cached_property
     def vision_sha256(self) -> str:
-        """Hash of the vision tower's weights as they are stored; read from disk on first use for published ones."""
+        """Hash of the vision tower's weights as stored; computed on first use for published checkpoints."""
         return self.hash_vision()
 
 
@@ -94,13 +90,13 @@ class LoadedDeltaEncoder:
     """A pre-trained Delta-encoder read from disk.
 
     Attributes:
-        delta_encoder: on the CPU, in evaluation mode.
+        delta_encoder: the Delta-encoder, on the CPU, in evaluation mode.
         alignment: the pre-training modules, if they were kept.
-        fusion_frames: the fusion window s, in frames, it was trained with; the largest of several.
+        fusion_frames: fusion window s, frames, that it was trained with; the largest one if there were several.
         vision_sha256: hash of the vision tower whose tokens it was trained to predict.
-        folder: where it was read.
-        fusion_windows: all fusion windows it was trained with, ascending; it fits data of any of them.
-        primitives: what it was trained on: "re-encoded", "direct", or both.
+        folder: the folder it was read from.
+        fusion_windows: all fusion windows that it was trained with, ascending; it fits data of any of them.
+        primitives: kinds of primitives that it was trained on: "re-encoded", "direct", or both.
     """
 
     delta_encoder: DeltaEncoder
@@ -112,7 +108,7 @@ class LoadedDeltaEncoder:
     primitives: tuple[str, ...] = TRAINED_ON_BY_DEFAULT
 
     def window_for(self, fusion_frames: int) -> int:
-        """Return the window it was trained with that data of a window asks for: the same one if there is, or s."""
+        """Return the training window to use for data of a fusion window: the same one, or else `fusion_frames`."""
         return fusion_frames if fusion_frames in self.fusion_windows else self.fusion_frames
 
 
@@ -134,13 +130,14 @@ def save_videolm(
     """Write a VideoLM and its tokenizer; a folder already there is replaced.
 
     Args:
-        model: what to save, in the type its weights have.
+        model: model to save; weights keep their dtype.
         tokenizer: its tokenizer, a fast one with ``<|im_end|>``.
-        folder: where to.
-        fusion_frames: the fusion window s, in frames, of its training data.
-        primitives: what kinds of primitives that was: "re-encoded", "direct", or both.
-        keyframes_per_gop: K of its training data, if it was one number.
-        state_dict: the weights, under `model.state_dict()`'s names, where they are gathered from several ranks.
+        folder: target folder.
+        fusion_frames: fusion window s of the training data, frames.
+        primitives: kinds of primitives in the training data: "re-encoded", "direct", or both.
+        keyframes_per_gop: K of the training data, if it was one number.
+        state_dict: weights gathered from several ranks, under the names of `model.state_dict()` (default: the
+            model's own).
 
     Raises:
         CheckpointError: the tokenizer does not fit the model.
@@ -181,55 +178,61 @@ def load_videolm(
 
     Args:
         folder: a folder that `save_videolm` or `save_adapter` wrote, or a published checkpoint (docs/checkpoints.md).
-        device: where to put it, unless `device_map` says more.
-        dtype: the type of its weights; None for the type they are stored in.
-        device_map: spreads the base model over devices, memory and disk, as accelerate does it ("auto", or module
-            names and devices); the Delta-encoder goes where the projector is.
+        device: device of the model; not used with a `device_map`.
+        dtype: dtype of the weights; None keeps the stored one.
+        device_map: spreads the base model over devices, memory and disk, as in accelerate ("auto", or module names and
+            devices); the Delta-encoder goes to the device of the projector.
         attention: "sdpa", "eager", or "flash_attention_2" where that is installed.
-        delta_encoder: folder of a pre-trained Delta-encoder that takes the place of the model's own, if any.
-        adapter_base: where the base of an adapter is now; None for where it was.
+        delta_encoder: folder of a pre-trained Delta-encoder to use instead of the model's own.
+        adapter_base: present folder of an adapter's base model; None if it has not moved.
 
     Raises:
         PathNotFoundError: there is no such folder.
-        CheckpointError: a file, a field or a tensor is missing, left over, of another shape, kind or version; or the
-            Delta-encoder is for another vision tower.
-        UsageError: attention, device map or memory cannot be had.
+        CheckpointError: a file, a field or a tensor is missing, unexpected, or of another shape, kind or version; or
+            the Delta-encoder belongs to another vision tower.
+        UsageError: attention or device map is not available here, or memory is too small.
     """
     if is_adapter(folder):
         if device_map is not None or delta_encoder is not None:
             raise UsageError(
-                f"{folder}: an adapter: it takes neither --device-map nor --delta-encoder",
+                f"{folder}: a LoRA adapter takes neither --device-map nor --delta-encoder",
                 f"Make it a plain model first: `cope train merge {folder} --out MODEL`.",
             )
         return _load_adapted(folder, adapter_base, device=device, dtype=dtype, attention=attention)
     values = _read_own_description(folder)
+    own = values or {}
     checkpoint = read_base(folder, is_ours=values is not None)
+    layout = checkpoint.layout if values is None else "cope"
     base = load_base(checkpoint, dtype=dtype, device_map=device_map, attention=attention)
     with naming(folder, "the base model"):
         model = VideoLM(base, None if values is None else _own_delta_encoder(folder, values))
-    fusion_frames = None if values is None else values["fusion_frames"]
-    primitives = read_primitives(folder, values or {})
-    hash_vision = partial(stored_vision_sha256, checkpoint) if values is None else lambda: values["vision_sha256"]
+    fusion_frames, primitives = own.get("fusion_frames"), read_primitives(folder, own)
+    hash_vision = partial(stored_vision_sha256, checkpoint) if values is None else lambda: own["vision_sha256"]
     if delta_encoder is not None:
         named = load_delta_encoder(delta_encoder)
-        check_fits_tower(named, model, hash_vision(), folder)
+        _check_fits_tower(named, model, hash_vision(), folder)
         model.delta_encoder, fusion_frames = named.delta_encoder, named.fusion_frames
         primitives = named.primitives
-    tokenizer = load_tokenizer(folder, checkpoint.layout if values is None else "cope")
-    check_tokenizer(tokenizer, _num_embeddings(model), folder)
-    base.generation_config.eos_token_id = tokenizer.convert_tokens_to_ids(TURN_END)
-    base.generation_config.pad_token_id = tokenizer.pad_token_id
     return LoadedVideoLM(
         model=_placed(model, device, dtype, device_map).eval(),
-        tokenizer=tokenizer,
+        tokenizer=_tokenizer_of(model, folder, layout),
         fusion_frames=fusion_frames,
         folder=folder,
-        layout=checkpoint.layout if values is None else "cope",
+        layout=layout,
         notes=checkpoint.notes,
         primitives=primitives,
         hash_vision=hash_vision,
-        keyframes_per_gop=None if values is None else values.get("keyframes_per_gop"),
+        keyframes_per_gop=own.get("keyframes_per_gop"),
     )
+
+
+def _tokenizer_of(model: VideoLM, folder: Path, layout: str) -> Any:
+    """Read a model's tokenizer, and let generation end where a turn ends."""
+    tokenizer = load_tokenizer(folder, layout)
+    check_tokenizer(tokenizer, _num_embeddings(model), folder)
+    model.base.generation_config.eos_token_id = tokenizer.convert_tokens_to_ids(TURN_END)
+    model.base.generation_config.pad_token_id = tokenizer.pad_token_id
+    return tokenizer
 
 
 def _load_adapted(
@@ -269,7 +272,7 @@ def _read_own_description(folder: Path) -> dict[str, Any] | None:
         return read_description(folder, "videolm")
     if not (folder / "config.json").is_file():
         raise CheckpointError(
-            f"{folder}: neither {COPE_FILE} nor config.json: not a checkpoint of cope, nor a published one",
+            f"{folder}: neither {COPE_FILE} nor config.json: not a checkpoint of cope or of a published layout",
             LAYOUTS_HINT,
         )
     if (folder / DELTA_ENCODER_FILE).exists():
@@ -286,18 +289,8 @@ def _own_delta_encoder(folder: Path, values: Mapping[str, Any]) -> DeltaEncoder 
     return None
 
 
-def check_fits_tower(named: LoadedDeltaEncoder, model: VideoLM, vision_sha256: str, folder: Path) -> None:
-    """Refuse a Delta-encoder that was trained for another vision tower.
-
-    Args:
-        named: the Delta-encoder.
-        model: the model it is to serve.
-        vision_sha256: hash of the model's vision tower.
-        folder: the model's.
-
-    Raises:
-        CheckpointError: names both folders, what was found and what is needed.
-    """
+def _check_fits_tower(named: LoadedDeltaEncoder, model: VideoLM, vision_sha256: str, folder: Path) -> None:
+    """Refuse a Delta-encoder that was trained for another vision tower than that of the model in `folder`."""
     wanted = {
         "token width": (named.delta_encoder.config.out_width, model.base.config.vision_config.hidden_size),
         "vision tower": (named.vision_sha256[:12], vision_sha256[:12]),
@@ -305,7 +298,7 @@ def check_fits_tower(named: LoadedDeltaEncoder, model: VideoLM, vision_sha256: s
     different = [f"{name} {found}, {needed} needed" for name, (found, needed) in wanted.items() if found != needed]
     if different:
         raise CheckpointError(
-            f"{named.folder}: this Delta-encoder is not for the vision tower of {folder}: {'; '.join(different)}",
+            f"{named.folder}: this Delta-encoder does not fit the vision tower of {folder}: {'; '.join(different)}",
             f"Name another, or train one for it: `cope train pretrain --model {folder}`.",
         )
 
@@ -313,7 +306,7 @@ def check_fits_tower(named: LoadedDeltaEncoder, model: VideoLM, vision_sha256: s
 def _placed(
     model: VideoLM, device: str | torch.device, dtype: torch.dtype | None, device_map: DeviceMap | None
 ) -> VideoLM:
-    """Put a loaded model where it is to run; accelerate has done so with the base model, if there is a device map."""
+    """Move a loaded model to its device; with a device map, accelerate has already placed the base model."""
     if model.delta_encoder is not None:
         model.delta_encoder.to(dtype=dtype)
     with fitting_memory(device):
@@ -339,18 +332,17 @@ def save_delta_encoder(
     primitives: Sequence[str] = TRAINED_ON_BY_DEFAULT,
     state_dict: Mapping[str, Tensor] | None = None,
 ) -> None:
-    """Write a pre-trained Delta-encoder, with its alignment modules if given; a folder already there is replaced.
+    """Write a pre-trained Delta-encoder, and its alignment modules if given; replaces a folder that is there.
 
     Args:
-        delta_encoder: what to save.
-        folder: where to.
-        alignment: the modules of Eq. 8 and 9, to go on pre-training or to measure retrieval with.
-        fusion_frames: the fusion window s, in frames, of its training data.
+        delta_encoder: Delta-encoder to save.
+        folder: target folder.
+        alignment: the modules of Eq. 8 and 9, to continue pre-training or to measure retrieval.
+        fusion_frames: fusion window s of the training data, frames.
         vision_sha256: `vision_tower_sha256` of the model whose vision tokens it predicts.
-        fusion_windows: all windows, in frames, if it was trained with several; `fusion_frames` is the largest.
-        primitives: what kinds of primitives it was trained on: "re-encoded", "direct", or both.
-        state_dict: the weights of both, below `delta_encoder.` and `alignment.`, where they are gathered from several
-            ranks.
+        fusion_windows: all windows, frames, if there were several; `fusion_frames` is the largest.
+        primitives: kinds of primitives in the training data: "re-encoded", "direct", or both.
+        state_dict: weights gathered from several ranks, below `delta_encoder.` and `alignment.`.
     """
     described = None
     if alignment is not None:
@@ -376,12 +368,9 @@ def save_delta_encoder(
 def load_delta_encoder(folder: Path) -> LoadedDeltaEncoder:
     """Read a pre-trained Delta-encoder.
 
-    Args:
-        folder: a folder that `save_delta_encoder` wrote.
-
     Raises:
         PathNotFoundError: there is no such folder.
-        CheckpointError: a file, a field or a tensor is missing, left over, of another shape, kind or version.
+        CheckpointError: a file, a field or a tensor is missing, unexpected, or of another shape, kind or version.
     """
     values = read_description(folder, "delta_encoder")
     alignment = None

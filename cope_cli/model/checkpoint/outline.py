@@ -1,4 +1,4 @@
-"""A model without its weights: everything that can be known from JSON and the headers of its files."""
+"""Reads a model without its weights, from JSON and the headers of its files only."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from cope_cli.model.videolm import VideoLM
 
 @dataclass(frozen=True, kw_only=True)
 class Outline:
-    """A VideoLM whose parameters have shapes, and no numbers.
+    """A VideoLM whose parameters have shapes but no values.
 
     Attributes:
-        model: on the meta device.
+        model: the model, on the meta device.
         tokenizer: transformers' tokenizer.
         has_own_delta: whether the Delta-encoder is the checkpoint's own.
-        stored_dtype: the type that most weights are stored in.
+        stored_dtype: the dtype that most weights are stored in.
     """
 
     model: VideoLM
@@ -38,11 +38,11 @@ def read_outline(folder: Path, fresh: DeltaEncoderConfig) -> Outline:
     """Read the outline of a VideoLM of any layout.
 
     Args:
-        folder: what `load_videolm` takes, adapters excepted.
-        fresh: the Delta-encoder of a model that has none; its `out_width` is set to the model's.
+        folder: a folder that `load_videolm` reads, except an adapter's.
+        fresh: Delta-encoder to use if the model has none; `out_width` is set to the model's.
 
     Raises:
-        PathNotFoundError, CheckpointError: as `load_videolm` raises them.
+        PathNotFoundError, CheckpointError: as in `load_videolm`.
     """
     from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""Which base model a folder holds: configuration, tensor names and what to know about it, from JSON and headers only.
+"""Identifies the base model in a folder: configuration, tensor names and notes, from JSON and headers only.
 
 ```
 layout     config.json                                     names of the tensors
@@ -116,10 +116,10 @@ class BaseCheckpoint:
     """A base model on disk.
 
     Attributes:
-        folder: where it is.
+        folder: the checkpoint folder.
         layout: how it is written.
         config: a LlavaOnevisionConfig.
-        tensors: what is stored, under the names of transformers' model.
+        tensors: the stored tensors, under the names of transformers' model.
         prefixes: how its names become those.
         notes: what a user should know before using it.
     """
@@ -231,7 +231,7 @@ def llava_config(raw: Mapping[str, Any], folder: Path, *, num_vision_layers: int
 
 
 def _check_supported(where: str, raw: Mapping[str, Any]) -> None:
-    """Refuse what cope's forward does not do, rather than do something else."""
+    """Raise CheckpointError for settings that cope's forward does not implement."""
     problems = [
         f"{name} is {raw.get(name)!r} ({' or '.join(map(repr, values))} expected)"
         for name, values in SUPPORTED.items()

@@ -25,11 +25,11 @@ INDEX_FILE = "model.safetensors.index.json"
 
 @dataclass(frozen=True, kw_only=True)
 class StoredTensor:
-    """One tensor of a safetensors file, known by the file's header.
+    """One tensor of a safetensors file, as described by the file's header.
 
     Attributes:
         name: in the file.
-        file: where it is.
+        file: the file that holds it.
         shape: its shape.
         dtype: safetensors' name of its type, such as BF16.
     """
@@ -50,7 +50,7 @@ class StoredTensor:
 
 @contextlib.contextmanager
 def naming(folder: Path, what: str) -> Iterator[None]:
-    """Turn the errors of a reader or a constructor into one that names the folder."""
+    """Turn errors of a reader or a constructor into a CheckpointError that names the folder."""
     from huggingface_hub.errors import StrictDataclassError
     from safetensors import SafetensorError
 
@@ -84,7 +84,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def quiet_transformers() -> Iterator[None]:
-    """Keep transformers' progress bars and load reports off the screen: what they report becomes an error here."""
+    """Hide transformers' progress bars and load reports; cope raises an error for what they report."""
     from transformers.utils import logging
 
     verbosity, had_bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
@@ -132,7 +132,7 @@ def _is_plain_name(file: Any) -> bool:
 
 
 def _no_weights(folder: Path) -> tuple[str, str]:
-    """Say that a folder has no weights that cope reads."""
+    """Return message and hint for a folder without weights that cope reads."""
     pickled = sorted(path.name for path in folder.glob("*.bin"))
     if pickled:
         return (
@@ -143,7 +143,7 @@ def _no_weights(folder: Path) -> tuple[str, str]:
 
 
 def _headers(path: Path) -> dict[str, StoredTensor]:
-    """Return what a safetensors file holds, without reading the numbers."""
+    """Return the tensors of a safetensors file without their values."""
     from safetensors import safe_open
 
     found = {}
@@ -155,7 +155,7 @@ def _headers(path: Path) -> dict[str, StoredTensor]:
 
 
 def sha256_of(names: Iterable[str], read: Callable[[str], Tensor]) -> str:
-    """Hash named tensors, one at a time, whatever their order, device and type.
+    """Hash named tensors, one at a time, independent of their order, device and dtype.
 
     Values count as float32, which holds bfloat16 and float16 exactly: a model gives the same hash when it is loaded
     in a wider type than it was saved in.
@@ -169,5 +169,5 @@ def sha256_of(names: Iterable[str], read: Callable[[str], Tensor]) -> str:
 
 
 def sha256_of_tensors(tensors: Mapping[str, Tensor]) -> str:
-    """Hash tensors that are at hand."""
+    """Hash tensors in memory."""
     return sha256_of(tensors, tensors.__getitem__)

@@ -1,4 +1,4 @@
-"""A checkpoint's tokenizer: read from its folder, never from the network, and checked against the model."""
+"""Reads a checkpoint's tokenizer from its folder, never from the network, and checks it against the model."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ TURN_END = "<|im_end|>"
 
 
 def load_tokenizer(folder: Path, layout: str) -> Any:
-    """Read the tokenizer of a checkpoint of some layout.
+    """Read the tokenizer of a checkpoint.
 
-    Published folders may have no tokenizer.json but Qwen2's vocab.json and merges.txt. Their config.json is not asked
-    for a class: that of the original layout names one of another model.
+    Published folders may have Qwen2's vocab.json and merges.txt instead of tokenizer.json. Their config.json does not
+    choose the class, because that of the original layout names another model's.
 
     Raises:
         CheckpointError: a file is missing or cannot be read.
@@ -35,10 +35,10 @@ def load_tokenizer(folder: Path, layout: str) -> Any:
 
 
 def check_tokenizer(tokenizer: Any, num_embeddings: int, folder: Path) -> None:
-    """Refuse a tokenizer without the end of a turn, without padding, or with more tokens than embeddings.
+    """Check a tokenizer against its model.
 
     Raises:
-        CheckpointError: it is one of these.
+        CheckpointError: it has no end of a turn, no padding token, or more tokens than the model has embeddings.
     """
     problem = ""
     if TURN_END not in tokenizer.get_vocab():

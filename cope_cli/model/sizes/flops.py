@@ -1,8 +1,8 @@
-"""Floating-point operations of a VideoLM's parts by arithmetic alone, forward.
+"""Floating-point operations of the forward pass of each part of a VideoLM, by arithmetic alone.
 
 A multiply-add counts as 2. Counted: linear layers, convolutions and the two products of attention. Not counted:
 norms, activations, softmax, rotary positions and pooling, which are under 1 % of the work. Causal attention counts
-half: position i attends to the i + 1 positions up to its own, L (L + 1) / 2 pairs in all.
+half: each position attends to itself and all earlier ones, L (L + 1) / 2 pairs in total.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 from cope_cli.model.sizes.geometry import Geometry
 
 if TYPE_CHECKING:
-    from cope_cli.model.alignment import AlignmentConfig
     from cope_cli.model.delta_encoder import DeltaEncoderConfig
 
 BYTES_PER_VALUE = 2  # bfloat16
@@ -41,21 +40,13 @@ def causal_attention_flops(geometry: Geometry, tokens: int) -> int:
     return _pairs(tokens * (tokens + 1) // 2, geometry.width)
 
 
-def decode_flops(geometry: Geometry, tokens_before: int) -> int:
-    """Operations of one more token after `tokens_before` positions."""
-    pairs = tokens_before + 1
-    return geometry.num_layers * (_language_linear(geometry, 1) + _pairs(pairs, geometry.width)) + _linear(
-        1, geometry.width, geometry.vocab_size
-    )
-
-
 def delta_encoder_flops(config: DeltaEncoderConfig, *, are_queries_last: bool = True) -> int:
     """Operations of the Delta-encoder per P slot, without the projector.
 
     Args:
         config: its sizes.
-        are_queries_last: the last layer of each branch computes the queries only, as ours does; False counts it for
-            every token.
+        are_queries_last: True counts the last layer of each branch for the queries only, as cope computes it; False
+            counts it for every token.
     """
     patches, width = config.patches_per_side**2, config.width
     motion = _linear(patches, 2 * config.patch_px**2, width) + _linear(patches, width, width)
@@ -70,20 +61,6 @@ def delta_encoder_flops(config: DeltaEncoderConfig, *, are_queries_last: bool = 
         if width != config.out_width:
             branches += _linear(queries, width, config.out_width)
     return motion + residual + branches
-
-
-def alignment_flops(config: AlignmentConfig, patches: int, delta: DeltaEncoderConfig) -> int:
-    """Operations of both alignment modules of pre-training per pair (Eq. 8 and 9), over `patches` vision tokens."""
-    total = 0
-    for queries in (delta.num_motion_tokens, delta.num_residual_tokens):
-        tokens = patches + queries
-        if config.width != delta.out_width:
-            total += _linear(tokens, delta.out_width, config.width)
-        for layer in range(config.depth):
-            rows = patches if layer == config.depth - 1 else tokens
-            total += _attention(rows, tokens, config.width) + _mlp(rows, config.width, config.mlp_ratio * config.width)
-        total += _linear(patches, config.width, delta.out_width)
-    return total
 
 
 def _trunk(config: DeltaEncoderConfig) -> tuple[int, int]:
@@ -103,12 +80,12 @@ def _linear(rows: int, width_in: int, width_out: int) -> int:
 
 
 def _pairs(pairs: int, width: int) -> int:
-    """Both products of attention, scores and weighted values, for so many pairs of positions."""
+    """Count both products of attention, scores and weighted values, for a number of pairs of positions."""
     return 2 * 2 * pairs * width
 
 
 def _attention(rows: int, tokens: int, width: int) -> int:
-    """Full attention of `rows` queries to `tokens` tokens: four projections and two products."""
+    """Count the full attention of `rows` queries to `tokens` tokens: four projections and two products."""
     projections = 2 * _linear(rows, width, width) + _linear(tokens, width, 2 * width)
     return projections + _pairs(rows * tokens, width)
 
@@ -118,7 +95,7 @@ def _mlp(rows: int, width: int, inner: int) -> int:
 
 
 def _language_linear(geometry: Geometry, rows: int) -> int:
-    """One layer of Qwen2 without the products of attention."""
+    """Count one layer of Qwen2 without the products of attention."""
     attention = 2 * _linear(rows, geometry.width, geometry.width) + _linear(rows, geometry.width, 2 * geometry.kv_width)
     return attention + 3 * _linear(rows, geometry.width, geometry.mlp_width)
 

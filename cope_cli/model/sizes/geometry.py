@@ -1,9 +1,9 @@
-"""Published models by their numbers alone: to count with, and to build with random weights.
+"""Sizes of published models: to count operations with, and to build models with random weights.
 
-A geometry is everything that decides how much work a VideoLM is: widths, depths, heads, patches. `flops` counts with
-it; `build_geometry` makes the very modules, with seeded random weights, since time does not depend on their values.
-All but `tiny` see through SigLIP so400m, 384 pixels in patches of 14, without its last layer and its head: 27 x 27
-patches, pooled to 14 x 14.
+A geometry holds the sizes that decide how much a VideoLM computes: widths, depths, heads, patches. `flops` counts with
+it; `build_geometry` builds the real modules with seeded random weights, because time does not depend on their values.
+All but `tiny` use the vision encoder SigLIP so400m without its last layer and head: 384 pixels in patches of 14 give
+27 x 27 patches, pooled to 14 x 14.
 """
 
 from __future__ import annotations
@@ -27,25 +27,25 @@ WEIGHT_STD = 0.02
 
 @dataclass(frozen=True, kw_only=True)
 class Geometry:
-    """The numbers of one VideoLM.
+    """Sizes of one VideoLM.
 
     Attributes:
-        name: what `--geometry` calls it.
-        description: which model has these numbers.
-        vocab_size: token ids.
-        width: of the language model.
+        name: value of `--geometry`.
+        description: the model with these sizes.
+        vocab_size: number of token ids.
+        width: width of the language model.
         mlp_width: inner width of its gated MLP.
-        num_layers: its layers.
+        num_layers: layers of the language model.
         num_heads: query heads.
         num_kv_heads: key and value heads.
-        context_tokens: its longest sequence.
-        rope_theta: base of its rotary positions.
-        is_tied: whether the embedding is the output layer too.
+        context_tokens: longest sequence, tokens.
+        rope_theta: base of the rotary positions.
+        is_tied: whether embedding and output layer share weights.
         image_px: side V of the vision encoder's input.
         patch_px: side of its patches.
         vision_width: width of the vision encoder.
         vision_mlp_width: inner width of its MLP.
-        vision_layers: layers up to the one that is read.
+        vision_layers: layers up to the one whose output is used.
         vision_heads: attention heads.
         delta_preset: the Delta-encoder's preset.
     """
@@ -171,7 +171,7 @@ def find_geometry(name: str) -> Geometry:
     """Return a geometry by name.
 
     Raises:
-        UsageError: there is none of that name.
+        UsageError: the name is unknown.
     """
     if name not in GEOMETRIES:
         raise UsageError(f"--geometry {name}: expected one of {', '.join(GEOMETRIES)}")
@@ -215,35 +215,6 @@ def base_config(geometry: Geometry) -> Any:
     return LlavaOnevisionConfig(vision_config=vision, text_config=text, tie_word_embeddings=geometry.is_tied)
 
 
-def geometry_of(config: Any) -> Geometry:
-    """Return the numbers of a LlavaOnevisionConfig, `base_config` turned round.
-
-    Args:
-        config: of a model that `VideoLM` takes.
-    """
-    text, vision = config.text_config, config.vision_config
-    layer = config.vision_feature_layer  # into hidden states, of which the embeddings are the first
-    return Geometry(
-        name="own",
-        description="read from config.json",
-        vocab_size=text.vocab_size,
-        width=text.hidden_size,
-        mlp_width=text.intermediate_size,
-        num_layers=text.num_hidden_layers,
-        num_heads=text.num_attention_heads,
-        num_kv_heads=text.num_key_value_heads,
-        context_tokens=text.max_position_embeddings,
-        rope_theta=text.rope_parameters["rope_theta"],
-        is_tied=config.tie_word_embeddings,
-        image_px=vision.image_size,
-        patch_px=vision.patch_size,
-        vision_width=vision.hidden_size,
-        vision_mlp_width=vision.intermediate_size,
-        vision_layers=layer if layer >= 0 else vision.num_hidden_layers + 1 + layer,
-        vision_heads=vision.num_attention_heads,
-    )
-
-
 def build_geometry(
     geometry: Geometry,
     *,
@@ -253,18 +224,18 @@ def build_geometry(
     grid_px: int = 224,
     shares_layers: bool = False,
 ) -> VideoLM:
-    """Build a VideoLM of a geometry with random weights, or none at all.
+    """Build a VideoLM of a geometry with random weights, or without weights on the meta device.
 
-    The modules are laid out on the meta device, brought to their type and only then given memory: building takes what
-    the finished model takes, not twice as much.
+    The modules are built on the meta device, converted to their dtype and only then given memory, so that building
+    needs no more memory than the finished model.
 
     Args:
-        geometry: the numbers.
-        dtype: of the weights; the rotary frequencies stay float32.
-        device: where to; "meta" gives shapes without memory.
+        geometry: its sizes.
+        dtype: dtype of the weights; the rotary frequencies stay float32.
+        device: device of the model; "meta" gives shapes without memory.
         seed: decides every weight; the caller's random state is neither read nor changed.
         grid_px: side of the Delta-encoder's grid.
-        shares_layers: let all layers of the language model read the first one's weights; the work is the same.
+        shares_layers: let all layers of the language model share the weights of the first one; the work is the same.
 
     Returns:
         The model in evaluation mode, frozen.
@@ -295,7 +266,7 @@ def build_geometry(
 
 
 def _same_layer(layer: Any, index: int) -> Any:
-    """Return a layer for another place of the language model that reads the weights of `layer`."""
+    """Return a layer for another position of the language model that shares the weights of `layer`."""
     shared = {id(parameter): parameter for parameter in layer.parameters()}
     copied = copy.deepcopy(layer, shared)
     copied.self_attn.layer_idx = index
@@ -303,7 +274,7 @@ def _same_layer(layer: Any, index: int) -> Any:
 
 
 def _fill(model: nn.Module, seed: int) -> None:
-    """Give every parameter its value: norms 1, biases 0, all else normal with a standard deviation of 0.02."""
+    """Give every parameter its value: norms 1, biases 0, everything else normal with a standard deviation of 0.02."""
     import torch
 
     generators: dict[torch.device, torch.Generator] = {}
@@ -320,10 +291,10 @@ def _fill(model: nn.Module, seed: int) -> None:
 
 
 def _make_buffers(model: nn.Module) -> None:
-    """Compute the buffers, which no checkpoint stores and the meta device has no values of.
+    """Compute the buffers: no checkpoint stores them, and the meta device has no values.
 
     Raises:
-        CheckpointError: a module has buffers that are not known here.
+        CheckpointError: a module has unknown buffers.
     """
     import torch
 

@@ -159,7 +159,7 @@ def test_without_its_base_an_adapter_says_what_is_missing(run: RunFolder, base: 
     description = json.loads((adapter / "cope.json").read_text())
     description["base"]["named"] = str(tmp_path / "gone")
     (adapter / "cope.json").write_text(json.dumps(description))
-    with pytest.raises(CheckpointError, match=r"whose base model is not there: .*gone") as caught:
+    with pytest.raises(CheckpointError, match=r"the base model of this adapter is missing: .*gone") as caught:
         load_videolm(adapter)
     assert "--base FOLDER" in caught.value.hint
     merge_adapter(adapter, tmp_path / "out", base=moved)
@@ -168,7 +168,9 @@ def test_without_its_base_an_adapter_says_what_is_missing(run: RunFolder, base: 
     content = bytearray(shard.read_bytes())
     content[-1] ^= 1
     shard.write_bytes(content)
-    with pytest.raises(CheckpointError, match=r"for another base model .* found, .* expected"):
+    with pytest.raises(
+        CheckpointError, match=r"has changed since this adapter was trained: hash .* found, .* expected"
+    ):
         load_videolm(adapter, adapter_base=moved)
 
 
@@ -198,7 +200,7 @@ def test_a_run_on_the_small_seeded_model_points_to_its_seed(
     pointer["sha256"] = "0" * 64
     description = json.loads((result / "cope.json").read_text())
     (result / "cope.json").write_text(json.dumps({**description, "base": pointer}))
-    with pytest.raises(CheckpointError, match="for another base model"):
+    with pytest.raises(CheckpointError, match="has changed since this adapter was trained"):
         load_videolm(result)
 
 

@@ -9,6 +9,7 @@ import io
 import shutil
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 from PIL import Image
@@ -72,10 +73,10 @@ def main() -> None:
         assert entry is not None
         primitives = Primitives(entry)
         (pictures,) = slot_pictures(primitives, range(SLOT, SLOT + 1))
-        panels = list(figure_panels(primitives, pictures).values())
-        figure = join_panels(panels, columns=3, text_px=30)  # two rows, to be read on a phone too
+        panels = [replace(panel, note="") for panel in figure_panels(primitives, pictures).values()]
+        figure = join_panels(panels, columns=3, text_px=36)  # two rows and large titles, to be read on a phone too
         images = {
-            "figure-5": reduced(figure, 1000, 64),
+            "figure-5": reduced(figure, 1000, 128),
             "inspect-gop": reduced(Image.open(sheet), 960, 64),
             "inspect-page": reduced(photograph(page, 1000, 1180, "light"), 600, 64),
             "inspect-phone": reduced(photograph(page, 390, 844, "dark"), 280, 64),

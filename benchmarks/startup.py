@@ -1,4 +1,4 @@
-"""`python benchmarks/startup.py VIDEO`: seconds from `cope ask` to its end, beside a bare import of the model classes.
+"""`python -m benchmarks.startup VIDEO`: seconds from `cope ask` to its end, beside a bare import of the model classes.
 
 Both run in fresh processes, in turn, with the files of all libraries in memory. The bare import ends as Python ends by
 default. The cache folder is new each time, so that `cope ask` also encodes and extracts the video.

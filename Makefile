@@ -31,7 +31,7 @@ demo: install
 	$(COPE) extract --fusion 30 --grid 112 --frame-size 112 --store-frames all
 	$(COPE) cache verify
 	rm -rf $(DEMO)/runs
-	$(COPE) train pretrain --grid 112 --steps 40
+	$(COPE) train pretrain --grid 112 --steps 30
 	$(COPE) train finetune --grid 112 --keyframes 1 --steps 60 --batch-size 6 --data sample_videos/captions.json
 	$(COPE) ask sample_videos/red_circle_right_then_left.mp4 "What happened?" --keyframes 1
 	$(COPE) ask sample_videos/camera_pan.mp4 "What happened?" --keyframes 1

@@ -8,12 +8,11 @@ so.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from benchmarks.shared import measured, new_parser, run_script, videos_in
 from cope_cli.cli import show
@@ -23,6 +22,7 @@ from cope_cli.codec.mpeg4.adaptive import frame_parts
 from cope_cli.codec.mpeg4.stream import read_frames, read_gop_spans
 from cope_cli.codec.mpeg4.transcode import transcode
 from cope_cli.config import EncodeConfig, ExtractConfig
+from cope_cli.types import OnProgress, UInt8
 
 #: Side of the grid that errors are measured on: every frame is traced, not only slots.
 GRID_PX = 64
@@ -79,7 +79,7 @@ def measure_adaptive(
     encode: EncodeConfig,
     fusion_frames: int,
     *,
-    on_progress: Callable[[int, int], None] = lambda done, total: None,
+    on_progress: OnProgress = lambda done, total: None,
 ) -> list[AdaptiveRecord]:
     """Encode every video and compare both ways to choose windows.
 
@@ -181,7 +181,7 @@ class _Errors:
         )
 
 
-def _mae(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> float:
+def _mae(a: UInt8, b: UInt8) -> float:
     return float(np.abs(a.astype(np.int16) - b).mean())
 
 

@@ -25,6 +25,7 @@ from cope_cli.errors import CopeError
 from cope_cli.stages.direct import extract_direct
 from cope_cli.stages.encode import encode_video
 from cope_cli.stages.extract import extract_video
+from cope_cli.types import OnProgress
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,7 +100,7 @@ def measure_direct(
     extract: ExtractConfig,
     *,
     rounds: int = 5,
-    on_progress: Callable[[int, int], None] = lambda done, total: None,
+    on_progress: OnProgress = lambda done, total: None,
 ) -> DirectReport:
     """Measure every video; one that fails is left out and does not stop the others.
 

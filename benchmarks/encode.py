@@ -23,6 +23,7 @@ from cope_cli.codec.mpeg4.encoder import encoder_options
 from cope_cli.codec.mpeg4.transcode import filtered, transcode
 from cope_cli.codec.source import open_source
 from cope_cli.config import EncodeConfig
+from cope_cli.types import OnProgress
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +68,7 @@ def measure_encode(
     short_sides_px: Sequence[int],
     *,
     rounds: int = 5,
-    on_progress: Callable[[int, int], None] = lambda done, total: None,
+    on_progress: OnProgress = lambda done, total: None,
 ) -> list[EncodeCost]:
     """Measure every video at every size.
 

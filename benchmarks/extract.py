@@ -30,6 +30,7 @@ from cope_cli.codec.primitives import extract_slots
 from cope_cli.config import EncodeConfig, ExtractConfig
 from cope_cli.stages.encode import encode_video
 from cope_cli.stages.extract import extract_video
+from cope_cli.types import OnProgress
 
 STEPS = ("decode", "trace", "convert", "residual", "compress", "write")
 #: The step that the time of a function counts for. Other time is decoding while slots are made, and writing otherwise.
@@ -90,7 +91,7 @@ def measure_extract(
     extract: ExtractConfig,
     *,
     rounds: int = 5,
-    on_progress: Callable[[int, int], None] = lambda done, total: None,
+    on_progress: OnProgress = lambda done, total: None,
 ) -> list[ExtractCost]:
     """Measure every video.
 

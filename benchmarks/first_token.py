@@ -39,6 +39,7 @@ from cope_cli.stages.batch import default_workers
 from cope_cli.stages.encode import encode_video
 from cope_cli.stages.extract import extract_video
 from cope_cli.stages.frames import FramesRequest
+from cope_cli.types import OnProgress
 
 STEPS = ("decode", "encode", "extract", "read")
 
@@ -115,7 +116,7 @@ def measure_first_token(
     encode: EncodeConfig,
     extract: ExtractConfig,
     *,
-    on_progress: Callable[[int, int], None] = lambda done, total: None,
+    on_progress: OnProgress = lambda done, total: None,
 ) -> list[FileRecord]:
     """Measure every configuration of every video.
 

@@ -26,6 +26,7 @@ from cope_cli.errors import EntryNotFoundError
 from cope_cli.model.sizes.small import build_small_videolm
 from cope_cli.model.token_plan import TokenCosts
 from cope_cli.train.loop.order import epoch_steps
+from cope_cli.types import OnProgress
 
 _TURN = Turn(question="What happened?", answer="A ball rolls from left to right and comes to rest.")
 _CONTEXT_TOKENS = 32_768
@@ -87,7 +88,7 @@ def measure_loader(
     keyframes: int = 4,
     batch_size: int = 8,
     rounds: int = 5,
-    on_progress: Callable[[int, int], None] = lambda done, total: None,
+    on_progress: OnProgress = lambda done, total: None,
 ) -> LoaderSpeeds:
     """Measure reading from a cache.
 

@@ -12,7 +12,7 @@ import statistics
 import tempfile
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,12 +23,12 @@ from benchmarks.decoding import decoded
 from benchmarks.shared import measured, new_parser, run_script, stage_settings
 from cope_cli.cli import show
 from cope_cli.codec.colour import Colour
-from cope_cli.codec.fusion import Int16, UInt8
 from cope_cli.codec.gop import Slot, slots_of
 from cope_cli.codec.mpeg4.stream import frame_picture, read_gop_spans
 from cope_cli.codec.mpeg4.transcode import transcode
 from cope_cli.codec.primitives import extract_slots
 from cope_cli.config import EncodeConfig, ExtractConfig
+from cope_cli.types import Int16, OnProgress, UInt8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +60,7 @@ def measure_lowres(
     extract: ExtractConfig,
     *,
     rounds: int = 5,
-    on_progress: Callable[[int, int], None] = lambda done, total: None,
+    on_progress: OnProgress = lambda done, total: None,
 ) -> list[LowresRecord]:
     """Measure every video at half and at a quarter of its size.
 

@@ -25,6 +25,7 @@ from cope_cli.errors import CopeError
 from cope_cli.stages.encode import encode_video
 from cope_cli.stages.extract import extract_video
 from cope_cli.stages.frames import FramesRequest
+from cope_cli.types import OnProgress
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +57,7 @@ def measure_memory(
     encode: EncodeConfig,
     extract: ExtractConfig,
     *,
-    on_progress: Callable[[int, int], None] = lambda done, total: None,
+    on_progress: OnProgress = lambda done, total: None,
 ) -> MemoryRecord:
     """Encode and extract a video that is repeated to a length.
 
@@ -163,7 +164,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     videos, encode, extract = stage_settings(options)
 
-    def measure(report: Callable[[int, int], None]) -> list[MemoryRecord]:
+    def measure(report: OnProgress) -> list[MemoryRecord]:
         return [measure_memory(video, options.hours * 3600, encode, extract, on_progress=report) for video in videos]
 
     records = measured("stages", measure)

@@ -24,6 +24,7 @@ from cope_cli.errors import CopeError
 from cope_cli.stages.batch import Batch, default_workers
 from cope_cli.stages.encode import encode_batch, encode_video
 from cope_cli.stages.extract import extract_batch, extract_video
+from cope_cli.types import OnProgress
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +68,7 @@ def measure_parallel(
     encode: EncodeConfig,
     extract: ExtractConfig,
     *,
-    on_progress: Callable[[int, int], None] = lambda done, total: None,
+    on_progress: OnProgress = lambda done, total: None,
 ) -> tuple[list[ParallelRecord], OverlapRecord]:
     """Run both stages on both loads, with one worker and with one per core.
 

@@ -9,7 +9,7 @@ pixels.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +24,7 @@ from cope_cli.codec.mpeg4.stream import StreamFrame, read_frames
 from cope_cli.codec.mpeg4.transcode import transcode
 from cope_cli.codec.mpeg4.vlc import INTRA
 from cope_cli.config import EncodeConfig
+from cope_cli.types import OnProgress, UInt8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +62,7 @@ def measure_residual(
     videos: Sequence[Path],
     config: EncodeConfig,
     *,
-    on_progress: Callable[[int, int], None] = lambda done, total: None,
+    on_progress: OnProgress = lambda done, total: None,
 ) -> list[ResidualRecord]:
     """Encode every video and compare its P-frames with their predictions.
 
@@ -127,7 +128,7 @@ def _counts(parser: VopParser, frame: StreamFrame, previous: Planes, planes: Pla
     }
 
 
-def _differs(a: NDArray[np.uint8], b: NDArray[np.uint8], side_px: int) -> NDArray[np.bool_]:
+def _differs(a: UInt8, b: UInt8, side_px: int) -> NDArray[np.bool_]:
     """Return for each block of `side_px` whether two planes differ in it."""
     rows, cols = a.shape[0] // side_px, a.shape[1] // side_px
     differs: NDArray[np.bool_] = (a != b).reshape(rows, side_px, cols, side_px).any(axis=(1, 3))

@@ -16,11 +16,11 @@ from pathlib import Path
 
 import av
 import numpy as np
-from numpy.typing import NDArray
 
 from cope_cli.codec.colour import resize_for_vision
 from cope_cli.codec.source import Source, open_source
 from cope_cli.errors import VideoError
+from cope_cli.types import UInt8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +33,7 @@ class SampledFrames:
         video_seconds: time of the last frame of the video.
     """
 
-    rgb: NDArray[np.uint8]
+    rgb: UInt8
     seconds: tuple[float, ...]
     video_seconds: float
 
@@ -79,7 +79,7 @@ def sampled_indices(total: int, num: int) -> list[int]:
     return [index * (total - 1) // max(num - 1, 1) for index in range(num)]
 
 
-def _rgb(frame: av.VideoFrame) -> NDArray[np.uint8]:
+def _rgb(frame: av.VideoFrame) -> UInt8:
     return np.asarray(frame.to_ndarray(format="rgb24"), np.uint8)
 
 

@@ -30,6 +30,7 @@ from cope_cli.stages.direct import extract_direct
 from cope_cli.stages.encode import encode_video
 from cope_cli.stages.extract import extract_video
 from cope_cli.stages.sources import short_names
+from cope_cli.types import OnProgress
 
 #: The factors, in the order of the tables.
 FACTORS = ("quality", "GOP", "short side", "4MV", "codec")
@@ -178,7 +179,7 @@ def measure_sensitivity(
     *,
     values: FactorValues | None = None,
     asked: Asked | None = None,
-    on_progress: Callable[[int, int], None] = lambda done, total: None,
+    on_progress: OnProgress = lambda done, total: None,
 ) -> SensitivityReport:
     """Measure every setting of every video, and optionally a model's answers.
 

@@ -17,6 +17,7 @@ from cope_cli.cli import show
 from cope_cli.config import EncodeConfig, ExtractConfig
 from cope_cli.errors import CopeError, UsageError
 from cope_cli.stages.sources import find_videos
+from cope_cli.types import OnProgress
 
 Result = TypeVar("Result")
 
@@ -81,7 +82,7 @@ def stage_settings(options: argparse.Namespace) -> tuple[list[Path], EncodeConfi
     )
 
 
-def measured(title: str, measure: Callable[[Callable[[int, int], None]], Result]) -> Result:
+def measured(title: str, measure: Callable[[OnProgress], Result]) -> Result:
     """Run a measurement and show its progress on stderr.
 
     Args:

@@ -23,6 +23,7 @@ from cope_cli.cache.store import Cache
 from cope_cli.cli import show
 from cope_cli.codec.primitives import read_slot_frames, rgb_converter
 from cope_cli.errors import EntryNotFoundError
+from cope_cli.types import OnProgress
 
 Array = NDArray[Any]
 Layout = Callable[[Array], Array]
@@ -123,7 +124,7 @@ class FramesRecord:
 
 
 def measure_storage(
-    cache_root: Path, *, on_progress: Callable[[int, int], None] = lambda done, total: None
+    cache_root: Path, *, on_progress: OnProgress = lambda done, total: None
 ) -> tuple[list[StorageRecord], list[FramesRecord]]:
     """Compress every slot of a cache's primitives in every way.
 

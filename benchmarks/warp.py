@@ -7,12 +7,11 @@ the nearest grid point or bilinearly.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from benchmarks.shared import measured, new_parser, run_script
 from cope_cli.cache.primitives import Primitives
@@ -20,6 +19,7 @@ from cope_cli.cache.store import Cache, matches_source
 from cope_cli.cli import show
 from cope_cli.codec.fusion import FrameSize, warp
 from cope_cli.errors import EntryNotFoundError
+from cope_cli.types import Int16, OnProgress, UInt8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,18 +43,18 @@ class WarpRecord:
     bilinear_mae: float
 
 
-def nearest_warp(previous: NDArray[np.uint8], motion: NDArray[np.int16], size: FrameSize) -> NDArray[np.uint8]:
+def nearest_warp(previous: UInt8, motion: Int16, size: FrameSize) -> UInt8:
     """Move a (G, G, 3) grid frame by (2, G, G) motion in half-pixels, taking the nearest grid point."""
     grid = len(previous)
     rows, cols = np.mgrid[0:grid, 0:grid]
     x = np.clip(np.rint(cols - motion[0] * grid / (2 * size.width)), 0, grid - 1).astype(np.intp)
     y = np.clip(np.rint(rows - motion[1] * grid / (2 * size.height)), 0, grid - 1).astype(np.intp)
-    moved: NDArray[np.uint8] = previous[y, x]
+    moved: UInt8 = previous[y, x]
     return moved
 
 
 def measure_warp(
-    videos: Sequence[str], cache_root: Path, on_progress: Callable[[int, int], None] = lambda done, total: None
+    videos: Sequence[str], cache_root: Path, on_progress: OnProgress = lambda done, total: None
 ) -> list[WarpRecord]:
     """Compare the three predictions on every P-frame slot.
 
@@ -83,7 +83,7 @@ def measure_warp(
 def warp_errors(primitives: Primitives) -> WarpRecord:
     """Compare the three predictions on every P-frame slot of one entry."""
     errors: list[tuple[float, float, float]] = []
-    previous: NDArray[np.uint8] | None = None
+    previous: UInt8 | None = None
     for slot, frame in enumerate(primitives.grid_frames()):
         if previous is not None and not primitives.slots.is_iframe[slot]:
             motion, size = primitives.motion(slot), primitives.size

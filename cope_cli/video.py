@@ -27,10 +27,8 @@ from cope_cli.cache.store import Cache as Store
 from cope_cli.cache.store import PrimitivesEntry
 from cope_cli.codec.fusion import FrameSize
 from cope_cli.stages.frames import decode_grid_frame
+from cope_cli.types import Float32, Float64, Int16, UInt8
 
-Int16 = NDArray[np.int16]
-UInt8 = NDArray[np.uint8]
-Float32 = NDArray[np.float32]
 _Array = TypeVar("_Array", bound=NDArray[Any])
 
 
@@ -185,7 +183,7 @@ class Video(Sequence[Slot]):
         return self.primitives.video_seconds
 
     @cached_property
-    def seconds(self) -> NDArray[np.float64]:
+    def seconds(self) -> Float64:
         """Times of the slots, (n,) float64."""
         return _read_only(self.primitives.slots.seconds[list(self._range)])
 

@@ -14,7 +14,7 @@ import cope_cli
 
 ROOT = Path(cope_cli.__file__).parent
 LAYERS = [
-    *("errors", "files", "options", "config", "codec", "cache", "model", "data", "stages"),
+    *("errors", "files", "types", "options", "config", "codec", "cache", "model", "data", "stages"),
     *("video", "library", "runs", "train", "ask", "evaluate", "inspect", "world", "cli"),
 ]
 MODULES = sorted(path for path in ROOT.rglob("*.py") if path.name != "__main__.py")

@@ -22,10 +22,8 @@ from cope_cli.data.collate import collate_prompts
 from cope_cli.data.conversations import Turn
 from cope_cli.data.prompt import Prompt
 from cope_cli.model.checkpoint.folders import LoadedVideoLM
-from cope_cli.stages.prepare import OnStage
+from cope_cli.types import OnItem, OnText
 from cope_cli.video import Video
-
-OnText = Callable[[str], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,7 +104,7 @@ class Conversation:
         config: AskConfig,
         *,
         workers: int = 1,
-        on_stage: OnStage = lambda stage, done, total: None,
+        on_stage: OnItem = lambda stage, done, total: None,
     ) -> Conversation:
         """Prepare a video and begin a conversation about it; arguments and errors as in `run_stages`."""
         start = time.perf_counter()

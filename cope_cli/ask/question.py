@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from cope_cli.ask.config import AskConfig
-from cope_cli.ask.conversation import Answer, Conversation, OnText
+from cope_cli.ask.conversation import Answer, Conversation
 from cope_cli.cache.store import Cache
 from cope_cli.errors import UsageError
 from cope_cli.model.checkpoint.folders import LoadedVideoLM
-from cope_cli.stages.prepare import OnStage
+from cope_cli.types import OnItem, OnText
 from cope_cli.video import Video
 
 
@@ -21,7 +21,7 @@ def ask_video(
     config: AskConfig,
     *,
     workers: int = 1,
-    on_stage: OnStage = lambda stage, done, total: None,
+    on_stage: OnItem = lambda stage, done, total: None,
     on_text: OnText = lambda text: None,
 ) -> Answer:
     """Answer a question about a video.

@@ -28,12 +28,10 @@ from cope_cli.data.prompt import Prompt
 from cope_cli.errors import CopeError, DataError, StorageError, UsageError
 from cope_cli.files import write_text
 from cope_cli.model.checkpoint.folders import LoadedVideoLM
-from cope_cli.stages.prepare import OnStage
+from cope_cli.types import OnItem, OnProgress
 
 #: First bytes of each line of answers; the last line may be incomplete.
 _LINE_START = b'{"id": '
-#: Called with (questions done, number of questions).
-OnAnswers = Callable[[int, int], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,8 +70,8 @@ def answer_questions(
     encode: EncodeConfig | None = None,
     batch_size: int = 4,
     workers: int = 0,
-    on_stage: OnStage = lambda stage, done, total: None,
-    on_answers: OnAnswers = lambda done, total: None,
+    on_stage: OnItem = lambda stage, done, total: None,
+    on_answers: OnProgress = lambda done, total: None,
 ) -> QuestionsRecord:
     """Answer every question of a file.
 

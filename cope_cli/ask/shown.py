@@ -25,7 +25,8 @@ from cope_cli.model.batch import VideoLMBatch
 from cope_cli.model.checkpoint.folders import LoadedVideoLM
 from cope_cli.model.checkpoint.hub import SHIPPED_MODEL
 from cope_cli.model.token_plan import TokenPlan
-from cope_cli.stages.prepare import OnStage, Preparation, extract_encoded, prepare_video, prepare_videos
+from cope_cli.stages.prepare import Preparation, extract_encoded, prepare_video, prepare_videos
+from cope_cli.types import OnItem
 from cope_cli.video import Video
 
 
@@ -92,7 +93,7 @@ def run_stages(
     config: AskConfig,
     *,
     workers: int = 1,
-    on_stage: OnStage = lambda stage, done, total: None,
+    on_stage: OnItem = lambda stage, done, total: None,
 ) -> tuple[PrimitivesEntry, bool]:
     """Return a video's primitives and RGB slots as a model needs them, and whether a stage had to run for it.
 
@@ -131,7 +132,7 @@ def run_stages_of_many(
     *,
     encode: EncodeConfig | None = None,
     workers: int = 0,
-    on_stage: OnStage = lambda stage, done, total: None,
+    on_stage: OnItem = lambda stage, done, total: None,
 ) -> tuple[dict[Path, PrimitivesEntry], dict[Path, CopeError]]:
     """Prepare several videos for a model; return the entry of each, and the error of each video that failed.
 

@@ -12,15 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from cope_cli.cache.frames import commit_numbered, numbered_parts, rows_by_slot
 from cope_cli.cache.manifest import Manifest, record_tree
 from cope_cli.cache.schema import ShardWriter, compress, write_group, write_table
 from cope_cli.cache.store import MANIFEST, PrimitivesEntry
 from cope_cli.config import PRIMITIVES_SCHEMA
+from cope_cli.types import UInt16
 
-UInt16 = NDArray[np.uint16]
 #: Slots that share a file at most: 13 MB of tokens of SigLIP so400m.
 SLOTS_PER_SHARD_GOP = 1
 

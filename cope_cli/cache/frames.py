@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from cope_cli.cache.manifest import Manifest, record_tree
 from cope_cli.cache.reader import ArrayReader
@@ -19,8 +18,8 @@ from cope_cli.cache.schema import ShardWriter, write_group, write_table
 from cope_cli.cache.store import MANIFEST, PrimitivesEntry
 from cope_cli.cache.temporary import commit_folder
 from cope_cli.config import PRIMITIVES_SCHEMA
+from cope_cli.types import UInt8
 
-UInt8 = NDArray[np.uint8]
 #: Slots that share a file: 28 MB of raw pictures at V = 384.
 FRAMES_PER_SHARD_GOP = 4
 

@@ -19,12 +19,11 @@ from cope_cli.codec.fusion import FrameSize, rebuild
 from cope_cli.codec.gop import Slot
 from cope_cli.config import PRIMITIVES_SCHEMA, ExtractConfig
 from cope_cli.errors import CacheCorruptError
+from cope_cli.types import Float64, Int16, UInt8
 
 if TYPE_CHECKING:
     from cope_cli.codec.primitives import SlotPrimitives
 
-UInt8 = NDArray[np.uint8]
-Int16 = NDArray[np.int16]
 _AGAIN = "Run `cope extract --force` for this video."
 
 
@@ -116,7 +115,7 @@ class SlotTable:
     """
 
     frame: NDArray[np.int32]
-    seconds: NDArray[np.float64]
+    seconds: Float64
     is_iframe: NDArray[np.bool_]
     gop: NDArray[np.int32]
     payload: NDArray[np.int32]

@@ -25,16 +25,16 @@ from av.video.reformatter import (
     VideoReformatter,
 )
 from av.video.stream import VideoStream
-from numpy.typing import NDArray
 
 from cope_cli.errors import StorageError
 from cope_cli.files import sync_file
+from cope_cli.types import UInt8
 
 _MATRIX_SMPTE170M = 6  # AVCOL_SPC_SMPTE170M, the 525-line name of BT.601; PyAV's `Colorspace` counts swscale's way
 _SCALER = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.BITEXACT
 
 
-def write_h264(frames: Iterable[NDArray[np.uint8]], path: Path, *, fps: int, crf: int, preset: str = "medium") -> None:
+def write_h264(frames: Iterable[UInt8], path: Path, *, fps: int, crf: int, preset: str = "medium") -> None:
     """Write frames as an H.264 MP4, under a temporary name and then renamed.
 
     Args:
@@ -71,7 +71,7 @@ def write_h264(frames: Iterable[NDArray[np.uint8]], path: Path, *, fps: int, crf
             temporary.unlink(missing_ok=True)
 
 
-def _check_picture(picture: NDArray[np.uint8]) -> None:
+def _check_picture(picture: UInt8) -> None:
     """Refuse what yuv420p cannot hold."""
     if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3:
         raise ValueError(f"a frame must be (H, W, 3) uint8, found {picture.shape} {picture.dtype}")
@@ -92,7 +92,7 @@ def _add_stream(container: OutputContainer, shape: tuple[int, ...], *, fps: int,
     return stream
 
 
-def _encode(container: OutputContainer, stream: VideoStream, frames: Iterator[NDArray[np.uint8]]) -> None:
+def _encode(container: OutputContainer, stream: VideoStream, frames: Iterator[UInt8]) -> None:
     """Convert, encode and mux every frame, then what the encoder still holds."""
     converter = VideoReformatter()  # one for all frames: setting it up takes longer than converting a small picture
     for index, picture in enumerate(frames):

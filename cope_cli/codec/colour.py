@@ -15,8 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from cope_cli.codec import kernels
-
-UInt8 = NDArray[np.uint8]
+from cope_cli.types import UInt8
 
 #: FFmpeg's colour-space number -> (name, weight of red, weight of blue in luma).
 _MATRICES = {

@@ -16,9 +16,7 @@ from numpy.typing import NDArray
 
 from cope_cli.codec import kernels
 from cope_cli.errors import VideoError
-
-Int16 = NDArray[np.int16]
-UInt8 = NDArray[np.uint8]
+from cope_cli.types import Int16, UInt8
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,6 +15,7 @@ from av.sidedata.sidedata import SideDataContainer
 from numpy.typing import NDArray
 
 from cope_cli.codec.fusion import FrameSize
+from cope_cli.types import Int16
 
 Scalar = TypeVar("Scalar", bound=np.generic)
 
@@ -56,7 +57,7 @@ class Orientation:
         mirrored = stored[:, ::-1] if self.flip else stored
         return np.ascontiguousarray(np.rot90(mirrored, self.turns))
 
-    def motion(self, stored: NDArray[np.int16]) -> NDArray[np.int16]:
+    def motion(self, stored: Int16) -> Int16:
         """Set a (2, G, G) motion field upright: its points and its vectors."""
         x, y = stored
         if self.flip:

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from cope_cli.codec.colour import Picture, resize_for_vision
 from cope_cli.codec.fusion import FrameSize, block_grid, fuse_motion, residual_of, warp
@@ -17,9 +16,8 @@ from cope_cli.codec.mpeg4.bitstream import VolHeader, VopParser
 from cope_cli.codec.mpeg4.prediction import Planes, predict
 from cope_cli.codec.mpeg4.stream import StreamFrame, read_frames, read_gop_spans
 from cope_cli.errors import VideoError
+from cope_cli.types import Int16, UInt8
 
-UInt8 = NDArray[np.uint8]
-Int16 = NDArray[np.int16]
 OnFrame = Callable[[int], None]
 
 

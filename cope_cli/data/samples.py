@@ -22,6 +22,7 @@ from cope_cli.cache.store import Cache, PrimitivesEntry
 from cope_cli.data.prompt import Prompt
 from cope_cli.errors import EntryNotFoundError
 from cope_cli.model.token_plan import TokenPlan
+from cope_cli.types import Int16, UInt8, UInt16
 
 _NO_PICTURES = np.empty((2, 0, 0, 3), np.uint8)
 
@@ -37,9 +38,9 @@ class Visuals:
         frame_size_px: (P, 2) int32, width and height of the encoded stream.
     """
 
-    rgb: NDArray[np.uint8]
-    motion: NDArray[np.int16]
-    residual: NDArray[np.int16]
+    rgb: UInt8
+    motion: Int16
+    residual: Int16
     frame_size_px: NDArray[np.int32]
 
 
@@ -85,11 +86,11 @@ class PairSample:
         tokens: (2, M, D) uint16 holding bfloat16, of both slots.
     """
 
-    rgb: NDArray[np.uint8]
-    motion: NDArray[np.int16]
-    residual: NDArray[np.int16]
+    rgb: UInt8
+    motion: Int16
+    residual: Int16
     frame_size_px: NDArray[np.int32]
-    tokens: NDArray[np.uint16] | None = None
+    tokens: UInt16 | None = None
 
 
 def read_visuals(primitives: Primitives, frames: Frames, plan: TokenPlan, size_px: int) -> Visuals:

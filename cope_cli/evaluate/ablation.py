@@ -29,7 +29,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from statistics import mean
@@ -45,11 +45,10 @@ from cope_cli.evaluate.retrieval import measure_retrieval
 from cope_cli.files import canonical_json, write_json, write_text
 from cope_cli.runs import Kind, read_status, result_folder
 from cope_cli.train.config import FinetuneConfig, PretrainConfig
+from cope_cli.types import OnText
 
 _KEYS = {"model", "data", "test", "kinds", "test_cache", "seeds", "pretrain", "finetune", "variants", "video_root"}
 _HINT = 'See "Ablations" in docs/ablations.md.'
-#: Called with what is done now.
-OnNote = Callable[[str], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -185,7 +184,7 @@ def run_ablation(
     out: Path,
     *,
     device: str = "auto",
-    on_note: OnNote = lambda text: None,
+    on_note: OnText = lambda text: None,
 ) -> list[dict[str, Any]]:
     """Train and evaluate every variant with every seed that has no result yet.
 
@@ -270,7 +269,7 @@ def _key(ablation: Ablation, variant: Variant, seed: int) -> str:
 
 
 def _measured(
-    ablation: Ablation, variant: Variant, seed: int, cache: Cache, runs: Path, device: str, on_note: OnNote
+    ablation: Ablation, variant: Variant, seed: int, cache: Cache, runs: Path, device: str, on_note: OnText
 ) -> dict[str, Any]:
     """Train what is not trained, and measure."""
     trained = ablation.trained(variant)
@@ -302,7 +301,7 @@ def _measured(
     return result
 
 
-def _trained(kind: Kind, config: PretrainConfig | FinetuneConfig, cache: Cache, runs: Path, on_note: OnNote) -> Path:
+def _trained(kind: Kind, config: PretrainConfig | FinetuneConfig, cache: Cache, runs: Path, on_note: OnText) -> Path:
     """Return the finished run of some settings; runs it, or goes on with it, if need be."""
     from cope_cli.train.finetune.stage import finetune
     from cope_cli.train.pretrain.stage import pretrain

@@ -11,7 +11,7 @@ import json
 import math
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
@@ -31,8 +31,8 @@ from cope_cli.model.checkpoint.folders import LoadedVideoLM
 from cope_cli.model.checkpoint.tokenizer import TURN_END
 from cope_cli.model.decoding import SharedPrefix, greedy_answers
 from cope_cli.model.token_plan import TokenPlan
+from cope_cli.types import OnProgress
 
-OnProgress = Callable[[int, int], None]
 _Z = 1.959964  # of a two-sided 95 % interval
 
 

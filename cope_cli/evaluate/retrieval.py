@@ -33,13 +33,12 @@ from cope_cli.runs import RunFolder, delta_encoder_folder
 from cope_cli.stages.frames import ensure_frames
 from cope_cli.train.loop.setup import SMALL_MODEL_SEED
 from cope_cli.train.pretrain.stage import PretrainModel
+from cope_cli.types import OnProgress
 
 #: Recall at these ranks (Table H.6).
 RANKS = (1, 2, 5)
 #: Pairs, or slots, at a time.
 CHUNK = 8
-
-OnProgress = Callable[[int, int], None]
 
 
 class Predictor(Protocol):

@@ -21,6 +21,7 @@ from cope_cli.evaluate.flops import Shape, configurations, saving_percent
 from cope_cli.evaluate.machine import Machine
 from cope_cli.evaluate.runner import PARTS, Run, Runner
 from cope_cli.evaluate.tokens import BASELINE_FRAMES, KEYFRAMES, SLOTS_PER_GOP
+from cope_cli.types import OnProgress
 
 BASELINE = f"{BASELINE_FRAMES} RGB frames"
 
@@ -93,7 +94,7 @@ class TtftReport:
     records: list[TtftRecord]
 
 
-def measure_ttft(runner: Runner, *, on_progress: Callable[[int, int], None] = lambda done, total: None) -> TtftReport:
+def measure_ttft(runner: Runner, *, on_progress: OnProgress = lambda done, total: None) -> TtftReport:
     """Measure every configuration.
 
     Args:

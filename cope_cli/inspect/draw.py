@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from cope_cli.codec.fusion import FrameSize
 from cope_cli.config import PATCH_PX
 from cope_cli.inspect.energy import patch_motion_px
+from cope_cli.types import Float64, Int16, UInt8
 
 #: Residuals are drawn as 128 + this times the value: most are a few levels, and would not be seen as they are.
 RESIDUAL_GAIN = 2
@@ -38,12 +38,12 @@ def shown_size(size: FrameSize, short_side_px: int) -> tuple[int, int]:
     return max(1, round(size.width * scale)), max(1, round(size.height * scale))
 
 
-def picture(grid_frame: NDArray[np.uint8], shape: tuple[int, int]) -> Image.Image:
+def picture(grid_frame: UInt8, shape: tuple[int, int]) -> Image.Image:
     """Return a (G, G, 3) grid frame stretched to (width, height)."""
     return Image.fromarray(grid_frame).resize(shape, Image.Resampling.BICUBIC)
 
 
-def residual_levels(residual: NDArray[np.int16]) -> NDArray[np.uint8]:
+def residual_levels(residual: Int16) -> UInt8:
     """Return a (G, G, 3) residual as a picture: grey is zero, lighter is positive, `RESIDUAL_GAIN` times as strong."""
     shifted = residual.astype(np.int32) * RESIDUAL_GAIN + 128
     return np.clip(shifted, 0, 255).astype(np.uint8)
@@ -63,12 +63,12 @@ def arrow_gain(longest_px: float, size: FrameSize, grid_px: int) -> int:
     return next((gain for gain in (8, 4, 2) if gain * longest_px <= limit_px), 1) if longest_px else 1
 
 
-def longest_patch_px(motion: NDArray[np.int16]) -> float:
+def longest_patch_px(motion: Int16) -> float:
     """Return the longest mean displacement of a patch of a (2, G, G) motion field, in pixels of the encoded stream."""
     return float(np.linalg.norm(patch_motion_px(motion, PATCH_PX), axis=-1).max())
 
 
-def with_arrows(base: Image.Image, motion: NDArray[np.int16], size: FrameSize, gain: int = 1) -> Image.Image:
+def with_arrows(base: Image.Image, motion: Int16, size: FrameSize, gain: int = 1) -> Image.Image:
     """Draw a motion field over a picture: one arrow per patch of `PATCH_PX` grid points, its mean displacement.
 
     An arrow leads from where the patch was in the previous slot to where it is now; a patch that stayed is a dot.
@@ -98,8 +98,8 @@ def with_arrows(base: Image.Image, motion: NDArray[np.int16], size: FrameSize, g
 
 def _draw_arrow(
     draw: ImageDraw.ImageDraw,
-    head: NDArray[np.float64],
-    vector: NDArray[np.float64],
+    head: Float64,
+    vector: Float64,
     line_px: float,
     halo_px: float,
     colour: tuple[int, int, int],

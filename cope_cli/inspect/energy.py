@@ -8,7 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
+
+from cope_cli.types import Float64, Int16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +31,7 @@ class SlotEnergy:
     residual_rms_levels: float
 
 
-def slot_energy(motion: NDArray[np.int16], residual: NDArray[np.int16]) -> SlotEnergy:
+def slot_energy(motion: Int16, residual: Int16) -> SlotEnergy:
     """Measure one P-frame slot.
 
     Args:
@@ -49,7 +50,7 @@ def slot_energy(motion: NDArray[np.int16], residual: NDArray[np.int16]) -> SlotE
     )
 
 
-def patch_motion_px(motion: NDArray[np.int16], patch_px: int) -> NDArray[np.float64]:
+def patch_motion_px(motion: Int16, patch_px: int) -> Float64:
     """Return the mean displacement of each patch: (C, C, 2), (x, y) in pixels of the encoded stream.
 
     Args:
@@ -64,5 +65,5 @@ def patch_motion_px(motion: NDArray[np.int16], patch_px: int) -> NDArray[np.floa
         raise ValueError(f"patches of {patch_px} do not divide a grid of {grid}")
     cells = grid // patch_px
     patches = motion.astype(np.float64).reshape(2, cells, patch_px, cells, patch_px)
-    mean: NDArray[np.float64] = np.moveaxis(patches.mean(axis=(2, 4)) / 2, 0, -1)
+    mean: Float64 = np.moveaxis(patches.mean(axis=(2, 4)) / 2, 0, -1)
     return mean

@@ -17,9 +17,7 @@ from cope_cli.files import sha256_file
 from cope_cli.stages.direct import extract_direct
 from cope_cli.stages.encode import encode_video
 from cope_cli.stages.extract import extract_video
-
-#: Called with (stage, seconds done, seconds in all) while a stage runs.
-OnStage = Callable[[str, float, float], None]
+from cope_cli.types import OnItem
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +35,7 @@ def find_entry(
     fusion_frames: int | None = None,
     adaptive: bool = False,
     workers: int = 1,
-    on_stage: OnStage = lambda stage, done, total: None,
+    on_stage: OnItem = lambda stage, done, total: None,
 ) -> FoundEntry:
     """Return a video's primitives; stages that are missing for it are run first.
 

@@ -11,14 +11,13 @@ import html
 import io
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
 from cope_cli import __version__
@@ -30,6 +29,7 @@ from cope_cli.inspect.draw import RESIDUAL_GAIN, arrow_gain, longest_patch_px, r
 from cope_cli.inspect.energy import patch_motion_px
 from cope_cli.inspect.slots import KEYFRAMES, SlotPictures, SlotRow, slot_pictures
 from cope_cli.model.token_plan import TokenPlan
+from cope_cli.types import OnProgress, UInt8
 
 #: WebP quality of the page's pictures: about 6 kB for one of 224 x 224.
 WEBP_QUALITY = 75
@@ -46,7 +46,7 @@ def write_page(
     *,
     start_slot: int,
     notes: Sequence[str] = (),
-    on_progress: Callable[[int, int], None] = lambda done, total: None,
+    on_progress: OnProgress = lambda done, total: None,
 ) -> int:
     """Write the page of a run of slots.
 
@@ -204,7 +204,7 @@ def _slot(row: SlotRow, pictures: SlotPictures) -> dict[str, Any]:
     }
 
 
-def _image(pixels: NDArray[np.uint8]) -> str:
+def _image(pixels: UInt8) -> str:
     """Return a (G, G, 3) picture as a data address."""
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "webp", quality=WEBP_QUALITY, method=2)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,6 +15,7 @@ from cope_cli.inspect.figures import check_slot, write_figures
 from cope_cli.inspect.page import write_page
 from cope_cli.inspect.slots import KEYFRAMES, MAX_SLOTS, SlotRow, plans_of, slot_range, slot_rows, typical_slot
 from cope_cli.model.token_plan import TokenPlan
+from cope_cli.types import OnItem
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +70,7 @@ def inspect_video(
     config: InspectConfig,
     *,
     workers: int = 1,
-    on_progress: Callable[[str, float, float], None] = lambda what, done, total: None,
+    on_progress: OnItem = lambda what, done, total: None,
 ) -> InspectRecord:
     """Look at a video's primitives.
 

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from cope_cli.cache.primitives import Primitives
 from cope_cli.errors import UsageError
 from cope_cli.inspect.energy import SlotEnergy, slot_energy
 from cope_cli.model.token_plan import TokenCosts, TokenPlan, plan_tokens
-
-UInt8 = NDArray[np.uint8]
-Int16 = NDArray[np.int16]
+from cope_cli.types import Int16, OnProgress, UInt8
 
 #: Keyframes per GOP that plans are shown for, as in the paper's tables.
 KEYFRAMES = (1, 2, 4)
@@ -113,7 +110,7 @@ def slot_rows(
     primitives: Primitives,
     slots: Sequence[int],
     plans: Sequence[TokenPlan],
-    on_progress: Callable[[int, int], None] = lambda done, total: None,
+    on_progress: OnProgress = lambda done, total: None,
 ) -> list[SlotRow]:
     """Measure slots.
 

@@ -19,12 +19,12 @@ from multiprocessing.connection import Connection
 from typing import Any, Generic, TypeVar, cast
 
 from cope_cli.errors import CopeError, WorkerDiedError
+from cope_cli.types import OnItem, OnProgress
 
 Result = TypeVar("Result")
 #: A task's function: (item, report) -> result, where report(done, total) tells how far it is.
-Work = Callable[[str, Callable[[float, float], None]], Result]
+Work = Callable[[str, OnProgress], Result]
 #: Called with (item, done, total), in the calling process.
-OnProgress = Callable[[str, float, float], None]
 _REPORT_SECONDS = 0.1
 _DIED = "{item}: its worker process died without an answer (a crash in native code, or out of memory)"
 _DIED_HINT = "The other videos were done all the same."
@@ -64,7 +64,7 @@ class Batch(Generic[Result]):
     weights: Mapping[str, float] = field(default_factory=dict)
     errors: Mapping[str, CopeError] = field(default_factory=dict)
 
-    def run(self, on_progress: OnProgress = lambda item, done, total: None) -> Iterator[Outcome[Result]]:
+    def run(self, on_progress: OnItem = lambda item, done, total: None) -> Iterator[Outcome[Result]]:
         """Do the work, several items at a time, and yield each outcome as it comes.
 
         A single item runs in this process; with more, each worker is a process, also when there is only one.
@@ -175,7 +175,7 @@ class _Worker:
 
 
 def _run_in_processes(
-    items: Sequence[str], work: Work[Result], workers: int, on_progress: OnProgress
+    items: Sequence[str], work: Work[Result], workers: int, on_progress: OnItem
 ) -> Generator[Outcome[Result], None, None]:
     waiting = list(reversed(items))
     idle = [_Worker(work) for _ in range(workers)]
@@ -201,7 +201,7 @@ def _run_in_processes(
             worker.close()
 
 
-def _pass_on(worker: _Worker, on_progress: OnProgress) -> None:
+def _pass_on(worker: _Worker, on_progress: OnItem) -> None:
     try:
         while worker.reports.poll():
             on_progress(*worker.reports.recv())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,8 +19,7 @@ from cope_cli.stages.entries import EntryPlan, finished_entry, write_entry
 from cope_cli.stages.extract import ExtractRecord
 from cope_cli.stages.frames import FramesRequest, ensure_frames
 from cope_cli.stages.sources import find_videos, source_record
-
-OnProgress = Callable[[float, float], None]
+from cope_cli.types import OnProgress
 
 
 def extract_direct(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,8 +19,8 @@ from cope_cli.errors import CopeError, StorageError, VideoError
 from cope_cli.files import sync_file
 from cope_cli.stages.batch import Batch, default_workers, run_parts, wide_items
 from cope_cli.stages.sources import find_videos, source_record
+from cope_cli.types import OnProgress
 
-OnProgress = Callable[[float, float], None]
 #: The least frames of an encoded stream that are worth a process of their own.
 MIN_PART_FRAMES = 600
 

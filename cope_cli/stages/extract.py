@@ -22,8 +22,8 @@ from cope_cli.stages.batch import Batch, default_workers, run_parts, wide_items
 from cope_cli.stages.entries import EntryPlan, finished_entry, write_entry
 from cope_cli.stages.frames import FramesRequest, ensure_frames, slots_of_entry
 from cope_cli.stages.sources import find_videos
+from cope_cli.types import OnProgress
 
-OnProgress = Callable[[float, float], None]
 #: A video of fewer frames is not shared out: starting processes would cost more than they save.
 MIN_PARALLEL_FRAMES = 6000
 #: More parts than workers, so that all end at about the same time.

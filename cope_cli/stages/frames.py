@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
-
-import numpy as np
-from numpy.typing import NDArray
 
 from cope_cli.cache.frames import Frames, FramesWriter, commit_part
 from cope_cli.cache.primitives import Primitives
@@ -20,8 +17,7 @@ from cope_cli.codec.primitives import read_slot_frames, rgb_converter
 from cope_cli.codec.versions import library_versions
 from cope_cli.config import DirectConfig, ExtractConfig, FramesConfig
 from cope_cli.errors import EntryNotFoundError, VideoError
-
-OnProgress = Callable[[float, float], None]
+from cope_cli.types import OnProgress, UInt8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,7 +103,7 @@ def decode_frames(
     slots: Sequence[int],
     *,
     on_progress: OnProgress = lambda done, total: None,
-) -> Iterator[NDArray[np.uint8]]:
+) -> Iterator[UInt8]:
     """Yield the RGB pictures (V, V, 3) of slots, ascending, decoded from what the entry was made from.
 
     Raises:
@@ -129,7 +125,7 @@ def decode_frames(
     )
 
 
-def decode_grid_frame(cache: Cache, primitives: Primitives, slot: int) -> NDArray[np.uint8]:
+def decode_grid_frame(cache: Cache, primitives: Primitives, slot: int) -> UInt8:
     """Return one slot's picture on the grid, (G, G, 3) uint8 RGB, decoded from what the entry was made from.
 
     Raises:
@@ -163,7 +159,7 @@ def _encoded_of(cache: Cache, entry: PrimitivesEntry, what: str) -> EncodedEntry
 
 def _decode_direct(
     entry: PrimitivesEntry, size_px: int, slots: Sequence[int], on_progress: OnProgress
-) -> Iterator[NDArray[np.uint8]]:
+) -> Iterator[UInt8]:
     config = DirectConfig.from_dict(entry.manifest.config)
     stream = read_stream(entry.check_source(), config.stream)
     yield from read_direct_rgb(

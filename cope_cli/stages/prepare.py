@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -16,9 +16,7 @@ from cope_cli.stages.direct import extract_direct, extract_direct_batch, known_s
 from cope_cli.stages.encode import encode_batch, encode_video
 from cope_cli.stages.extract import ExtractRecord, extract_batch, extract_video
 from cope_cli.stages.frames import FramesRequest
-
-#: Called with (stage, seconds done, seconds in all) while a stage runs.
-OnStage = Callable[[str, float, float], None]
+from cope_cli.types import OnItem
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +44,7 @@ def prepare_video(
     preparation: Preparation,
     *,
     workers: int = 1,
-    on_stage: OnStage = lambda stage, done, total: None,
+    on_stage: OnItem = lambda stage, done, total: None,
 ) -> tuple[PrimitivesEntry, bool]:
     """Return a video's primitives and RGB slots, and whether a stage had to run for them.
 
@@ -86,7 +84,7 @@ def extract_encoded(
     preparation: Preparation,
     *,
     workers: int = 1,
-    on_stage: OnStage = lambda stage, done, total: None,
+    on_stage: OnItem = lambda stage, done, total: None,
 ) -> tuple[PrimitivesEntry, bool]:
     """Return the primitives and RGB slots of an encoded video; arguments and errors as in `prepare_video`."""
     record = extract_video(
@@ -107,7 +105,7 @@ def _entry_of(record: ExtractRecord, cache: Cache) -> tuple[PrimitivesEntry, boo
     return entry, record.is_new or record.num_frames_added > 0
 
 
-def _read_directly(video: Path, cache: Cache, preparation: Preparation, on_stage: OnStage) -> ExtractRecord | None:
+def _read_directly(video: Path, cache: Cache, preparation: Preparation, on_stage: OnItem) -> ExtractRecord | None:
     """Extract a video directly; None if it cannot be and need not be."""
     try:
         return extract_direct(
@@ -130,7 +128,7 @@ def prepare_videos(
     preparation: Preparation,
     *,
     workers: int = 0,
-    on_stage: OnStage = lambda stage, done, total: None,
+    on_stage: OnItem = lambda stage, done, total: None,
 ) -> tuple[dict[Path, PrimitivesEntry], dict[Path, CopeError]]:
     """Return the primitives of videos, with their RGB slots, and the error of each video that failed.
 

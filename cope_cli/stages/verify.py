@@ -22,8 +22,8 @@ from cope_cli.codec.primitives import SlotPrimitives, extract_slots
 from cope_cli.config import DirectConfig, ExtractConfig
 from cope_cli.errors import CacheCorruptError, CopeError, EntryNotFoundError
 from cope_cli.stages.batch import Batch
+from cope_cli.types import OnProgress
 
-OnProgress = Callable[[float, float], None]
 _AGAIN = "Run `cope extract --force` for this video."
 
 
@@ -240,7 +240,7 @@ def verify_batch(names: Sequence[str], cache_root: Path, *, workers: int = 0) ->
     return Batch(items=items, work=partial(_verify_item, cache_root=cache_root), workers=workers)
 
 
-def _verify_item(item: str, report: Callable[[float, float], None], *, cache_root: Path) -> VerifyRecord:
+def _verify_item(item: str, report: OnProgress, *, cache_root: Path) -> VerifyRecord:
     kind, _, name = item.partition("/")
     if kind == "encoded":
         return verify_encoded(name, Cache(cache_root))

@@ -6,7 +6,7 @@ no pixel and no weight. `cope cache verify` checks every byte of the cache.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -29,6 +29,7 @@ from cope_cli.model.checkpoint.outline import Outline, read_outline
 from cope_cli.model.delta_encoder import DeltaEncoderConfig
 from cope_cli.model.sizes.small import build_small_videolm
 from cope_cli.train.config import FinetuneConfig
+from cope_cli.types import OnProgress
 
 ProblemKind = Literal["malformed", "missing video", "unreadable video", "no entry", "bad entry", "too long"]
 
@@ -138,7 +139,7 @@ def check_data(
     cache: Cache,
     config: FinetuneConfig,
     *,
-    on_progress: Callable[[int, int], None] = lambda done, total: None,
+    on_progress: OnProgress = lambda done, total: None,
 ) -> CheckReport:
     """Read everything that a finetune run will need.
 
@@ -257,7 +258,7 @@ def _measure(
     builder: PromptBuilder,
     config: FinetuneConfig,
     problems: list[Problem],
-    on_progress: Callable[[int, int], None],
+    on_progress: OnProgress,
 ) -> list[Lengths]:
     """Build every prompt at every number of keyframes; returns the lengths by keyframes."""
     mix = config.keyframe_mix

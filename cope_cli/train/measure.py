@@ -19,7 +19,8 @@ from cope_cli.files import tree_bytes
 from cope_cli.train.config import FinetuneConfig
 from cope_cli.train.finetune.stage import finetune
 from cope_cli.train.loop.ranks import join_ranks
-from cope_cli.train.loop.setup import OnFrames, OnProgress
+from cope_cli.train.loop.setup import OnStep
+from cope_cli.types import OnItem
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,8 +64,8 @@ def measure_steps(
     runs_root: Path,
     *,
     num_steps: int,
-    on_progress: OnProgress = lambda step, total, metrics: None,
-    on_frames: OnFrames = lambda entry, done, total: None,
+    on_progress: OnStep = lambda step, total, metrics: None,
+    on_frames: OnItem = lambda entry, done, total: None,
 ) -> Measured:
     """Run the first steps of a finetuning on the machine at hand. Only missing RGB slots stay in the cache.
 

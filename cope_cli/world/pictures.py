@@ -8,9 +8,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import numpy as np
-from numpy.typing import NDArray
-
+from cope_cli.types import UInt8
 from cope_cli.world.acts import Canvas, NoRoomError
 from cope_cli.world.config import WorldConfig
 from cope_cli.world.groups import draw_num_things
@@ -49,7 +47,7 @@ class Pictures:
         )
         return Clip(name=f"picture-{number}", group="", twin=0, theme="picture", size_px=config.size_px, shots=(shot,))
 
-    def draw(self, record: Clip) -> NDArray[np.uint8]:
+    def draw(self, record: Clip) -> UInt8:
         """Return a record's picture, (size, size, 3) uint8 RGB."""
         picture = next(render(record, self._painter))
         self._painter.forget_sprites()

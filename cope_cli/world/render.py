@@ -13,20 +13,18 @@ import math
 from collections.abc import Iterator, Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
+from cope_cli.types import Float32, Float64, UInt8
 from cope_cli.world import kernels
 from cope_cli.world.records import COLOURS, Clip
 from cope_cli.world.scenes import Scene, Tints
 from cope_cli.world.tracks import Track, camera_of, track_of
 
-Floats32 = NDArray[np.float32]
-Floats = NDArray[np.float64]
 _RIM_PX = 2.0  # width of a shape's dark rim
 _WORLD_SHARE = 1.5  # side of the background, which repeats, over that of the picture
 
 
-def render(clip: Clip, painter: Painter | None = None) -> Iterator[NDArray[np.uint8]]:
+def render(clip: Clip, painter: Painter | None = None) -> Iterator[UInt8]:
     """Render every frame of a clip, (size, size, 3) uint8 RGB; the same record gives the same pixels.
 
     Args:
@@ -44,7 +42,7 @@ def render(clip: Clip, painter: Painter | None = None) -> Iterator[NDArray[np.ui
         yield from _render_shot(background, camera_x, camera_y, layers, clip.size_px, clip.size_px)
 
 
-def render_scene(scene: Scene) -> Iterator[NDArray[np.uint8]]:
+def render_scene(scene: Scene) -> Iterator[UInt8]:
     """Render every frame of a scene, (H, W, 3) uint8 RGB; the same record gives the same pixels."""
     painter = Painter()
     for shot, num_frames in zip(scene.shots, scene.shot_num_frames, strict=True):
@@ -61,17 +59,17 @@ class Painter:
     """Backgrounds and sprites, each painted once."""
 
     def __init__(self) -> None:
-        self._backgrounds: dict[tuple[int, int, Tints | None], Floats32] = {}
-        self._sprites: dict[tuple[str, str, float, int], Floats32] = {}
+        self._backgrounds: dict[tuple[int, int, Tints | None], Float32] = {}
+        self._sprites: dict[tuple[str, str, float, int], Float32] = {}
 
-    def background(self, seed: int, size_px: int, tints: Tints | None = None) -> Floats32:
+    def background(self, seed: int, size_px: int, tints: Tints | None = None) -> Float32:
         """Return a background, (H', W', 3): two tints that flow into each other, with grain; dull ones by default."""
         key = seed, size_px, tints
         if key not in self._backgrounds:
             self._backgrounds[key] = _background(*key)
         return self._backgrounds[key]
 
-    def sprite(self, shape: str, colour: str, radius_px: float, seed: int) -> Floats32:
+    def sprite(self, shape: str, colour: str, radius_px: float, seed: int) -> Float32:
         """Return the picture of a thing, (N, N, 4): colour times coverage, and coverage."""
         key = shape, colour, radius_px, seed
         if key not in self._sprites:
@@ -84,13 +82,13 @@ class Painter:
 
 
 def _render_shot(
-    world: Floats32,
-    camera_x: Floats,
-    camera_y: Floats,
-    layers: Sequence[tuple[Floats32, Track]],
+    world: Float32,
+    camera_x: Float64,
+    camera_y: Float64,
+    layers: Sequence[tuple[Float32, Track]],
     height: int,
     width: int,
-) -> Iterator[NDArray[np.uint8]]:
+) -> Iterator[UInt8]:
     """Render a shot: a background, the camera's place in each frame, and sprites with tracks, the nearest last."""
     bare, full = (np.empty((height, width, 3), np.float32) for _ in range(2))
     bare_bytes = np.empty((height, width, 3), np.uint8)
@@ -117,7 +115,7 @@ def _render_shot(
 class _Placed:
     """A sprite at its place in one frame."""
 
-    def __init__(self, sprite: Floats32, track: Track, frame: int, camera_x: float, camera_y: float) -> None:
+    def __init__(self, sprite: Float32, track: Track, frame: int, camera_x: float, camera_y: float) -> None:
         self.sprite = sprite
         self.x_px, self.y_px = round(float(track.x_px[frame]) - camera_x), round(float(track.y_px[frame]) - camera_y)
         turn = math.radians(track.degrees[frame])
@@ -131,23 +129,23 @@ class _Placed:
         columns = max(0, self.x_px - reach), min(width, self.x_px + reach + 1)
         return rows[0], max(rows), columns[0], max(columns)
 
-    def lay(self, picture: Floats32) -> None:
+    def lay(self, picture: Float32) -> None:
         """Lay it over a picture."""
         kernels.lay(picture, self.sprite, self.x_px, self.y_px, self.cosine, self.sine, self.scale)
 
 
-def band_noise(rng: np.random.Generator, height: int, width: int, shortest_px: float, longest_px: float) -> Floats:
+def band_noise(rng: np.random.Generator, height: int, width: int, shortest_px: float, longest_px: float) -> Float64:
     """Return (height, width) float64 noise of unit variance: a band of 1/f amplitudes that repeats at its edges."""
     spectrum = np.fft.rfft2(rng.standard_normal((height, width)))
     frequency = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width))
     in_band = (frequency >= 1 / longest_px) & (frequency <= 1 / shortest_px)
     spectrum *= np.where(in_band, 1 / np.maximum(frequency, 1 / longest_px), 0.0)
-    noise: Floats = np.fft.irfft2(spectrum, s=(height, width))
+    noise: Float64 = np.fft.irfft2(spectrum, s=(height, width))
     noise /= noise.std()
     return noise
 
 
-def _background(seed: int, size_px: int, tints: Tints | None) -> Floats32:
+def _background(seed: int, size_px: int, tints: Tints | None) -> Float32:
     rng = np.random.Generator(np.random.PCG64(seed))
     side = round(size_px * _WORLD_SHARE)
     middle = rng.uniform(90, 170)
@@ -159,7 +157,7 @@ def _background(seed: int, size_px: int, tints: Tints | None) -> Floats32:
     return np.clip(first + (second - first) * blend + grain, 0, 255).astype(np.float32)
 
 
-def _sprite(shape: str, colour: str, radius_px: float, seed: int) -> Floats32:
+def _sprite(shape: str, colour: str, radius_px: float, seed: int) -> Float32:
     rng = np.random.Generator(np.random.PCG64(seed))
     reach = math.ceil(radius_px * 1.3) + 2
     offsets = np.arange(-reach, reach + 1, dtype=np.float64)
@@ -172,7 +170,7 @@ def _sprite(shape: str, colour: str, radius_px: float, seed: int) -> Floats32:
     return np.concatenate([painted * coverage[..., None], coverage[..., None]], axis=2).astype(np.float32)
 
 
-def _distance_px(shape: str, x_px: Floats, y_px: Floats, radius_px: float) -> Floats:
+def _distance_px(shape: str, x_px: Float64, y_px: Float64, radius_px: float) -> Float64:
     """Return how far outside a shape points relative to its centre lie, roughly; negative inside."""
     if shape == "circle":
         return np.hypot(x_px, y_px) - radius_px

@@ -6,15 +6,13 @@ The answers follow from the scenes' records.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-from numpy.typing import NDArray
-
 from cope_cli.codec.clips import write_h264
 from cope_cli.files import write_text
+from cope_cli.types import OnProgress, UInt8
 from cope_cli.world.render import render_scene
 from cope_cli.world.scenes import Pan, Scene, SceneShot, Shape, Waypoint
 
@@ -47,7 +45,7 @@ def sample_captions() -> list[dict[str, Any]]:
     return [item for item in sample_questions() if item["conversations"][0]["value"] == "<image>\nWhat happened?"]
 
 
-def write_sample_videos(folder: Path, progress: Callable[[int, int], None] | None = None) -> list[Path]:
+def write_sample_videos(folder: Path, progress: OnProgress | None = None) -> list[Path]:
     """Write the sample clips, `qa.json` with the questions about them, and `captions.json` with "What happened?" alone.
 
     Args:
@@ -63,7 +61,7 @@ def write_sample_videos(folder: Path, progress: Callable[[int, int], None] | Non
     scenes = sample_scenes()
     num_frames, num_done = sum(scene.num_frames for scene in scenes), 0
 
-    def counted(scene: Scene) -> Iterator[NDArray[np.uint8]]:
+    def counted(scene: Scene) -> Iterator[UInt8]:
         nonlocal num_done
         for picture in render_scene(scene):
             yield picture

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from cope_cli.types import Float64
 from cope_cli.world.records import FPS, STEPS, Part, Shot, Thing
 
-Floats = NDArray[np.float64]
 #: Share of a move's mean speed with which one that gets faster begins, and one that gets slower ends.
 SLOW_SHARE = 0.2
 
@@ -29,10 +29,10 @@ class Track:
         is_there: whether it shows.
     """
 
-    x_px: Floats
-    y_px: Floats
-    scale: Floats
-    degrees: Floats
+    x_px: Float64
+    y_px: Float64
+    scale: Float64
+    degrees: Float64
     is_there: NDArray[np.bool_]
 
 
@@ -57,7 +57,7 @@ def track_of(thing: Thing, num_frames: int) -> Track:
     return Track(x_px=x_px, y_px=y_px, scale=scale, degrees=degrees, is_there=is_there)
 
 
-def camera_of(shot: Shot) -> tuple[Floats, Floats]:
+def camera_of(shot: Shot) -> tuple[Float64, Float64]:
     """Return how far (x, y) the camera has gone in each frame of a shot, in pixels."""
     done = np.zeros(shot.num_frames)
     step_x, step_y = 0, 0
@@ -67,7 +67,7 @@ def camera_of(shot: Shot) -> tuple[Floats, Floats]:
     return step_x * done, step_y * done
 
 
-def _done(part: Part, seconds: Floats) -> Floats:
+def _done(part: Part, seconds: Float64) -> Float64:
     """Return the share of a part that is done at each time, 0 to 1."""
     length = part.until_seconds - part.from_seconds
     if length <= 0:

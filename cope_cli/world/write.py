@@ -16,7 +16,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
@@ -26,6 +26,7 @@ from cope_cli.codec.clips import write_h264
 from cope_cli.errors import DataError, PathNotFoundError, StorageError, UsageError
 from cope_cli.files import canonical_json, write_json, write_text
 from cope_cli.stages.batch import Batch
+from cope_cli.types import OnProgress
 from cope_cli.world.config import WORLD_VERSION, WorldConfig
 from cope_cli.world.groups import draw_group
 from cope_cli.world.questions import questions_of, video_of
@@ -37,8 +38,6 @@ SETTINGS_FILE = "settings.json"
 _CRF = 16  # hardly any loss to be seen
 _PRESET = "superfast"  # a third of the time of the usual one, and less than twice the bytes
 _ITEM_GROUPS = 8  # groups that go to a worker at a time
-
-OnProgress = Callable[[float, float], None]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -44,18 +44,9 @@ from cope_cli.runs import RunFolder
 from cope_cli.train.finetune.trainable import set_trainable
 from cope_cli.train.loop.batches import ErrorsAsSamples
 from cope_cli.train.loop.ranks import Ranks, join_ranks
-from cope_cli.train.loop.setup import (
-    Base,
-    OnBegin,
-    OnFrames,
-    OnNote,
-    OnProgress,
-    add_frames,
-    begin_run,
-    open_index,
-    record,
-)
+from cope_cli.train.loop.setup import Base, OnBegin, OnStep, add_frames, begin_run, open_index, record
 from cope_cli.train.loop.sharding import check_fsdp, load_full_state_dict
+from cope_cli.types import OnItem, OnText
 from cope_cli.world.config import Split
 from cope_cli.world.themes import SHAPES
 from cope_cli.world.words import CELLS, vocabulary
@@ -231,9 +222,9 @@ def train_vision(
     *,
     resume: bool = False,
     on_begin: OnBegin = lambda record: None,
-    on_progress: OnProgress = lambda step, total, metrics: None,
-    on_frames: OnFrames = lambda entry, done, total: None,
-    on_note: OnNote = lambda text: None,
+    on_progress: OnStep = lambda step, total, metrics: None,
+    on_frames: OnItem = lambda entry, done, total: None,
+    on_note: OnText = lambda text: None,
 ) -> Path:
     """Train cope-tiny's vision tower from fresh weights, or continue from another run of this stage.
 
@@ -286,7 +277,7 @@ def train_vision(
 
 
 def _data(
-    cache: Cache, config: VisionConfig, videolm: VideoLM, ranks: Ranks, on_frames: OnFrames
+    cache: Cache, config: VisionConfig, videolm: VideoLM, ranks: Ranks, on_frames: OnItem
 ) -> tuple[PictureDataset, VisionDataset, list[BadSample]]:
     """Return the pictures to train on, the slots to evaluate on, and the samples to skip; adds missing RGB slots."""
     index, bad = open_index(cache, config)
@@ -309,7 +300,7 @@ def _data(
     return dataset, frames, bad
 
 
-def _conclude(run: RunFolder, model: VisionModel, frames: VisionDataset, max_frames: int, on_note: OnNote) -> None:
+def _conclude(run: RunFolder, model: VisionModel, frames: VisionDataset, max_frames: int, on_note: OnText) -> None:
     """Evaluate the trained model on slots of clips."""
     found = evaluate(model, frames, max_frames)
     run.add_to_config({"slots_of_clips": found})

@@ -24,6 +24,7 @@ from cope_cli.data.datasets import BadSample
 from cope_cli.data.samples import OpenEntries
 from cope_cli.data.videos import VideoIndex
 from cope_cli.errors import CopeError, DataError, PathNotFoundError, UsageError
+from cope_cli.types import Float32, Float64, UInt8
 from cope_cli.world.config import WorldConfig
 from cope_cli.world.pictures import Pictures
 from cope_cli.world.records import COLOURS, Clip
@@ -75,7 +76,7 @@ class PatchTargets:
     colour: NDArray[np.int64] | Tensor
     shape: NDArray[np.int64] | Tensor
     cell: NDArray[np.int64] | Tensor
-    place: NDArray[np.float32] | Tensor
+    place: Float32 | Tensor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,7 +145,7 @@ def patch_targets(things: Sequence[Seen], side: int) -> PatchTargets:
     num = side * side
     middle = (np.arange(side) + 0.5) / side
     y, x = (axis.reshape(-1) for axis in np.meshgrid(middle, middle, indexing="ij"))
-    best: NDArray[np.float64] = np.full(num, np.inf)
+    best: Float64 = np.full(num, np.inf)
     is_seen, is_centre = np.zeros(num, np.bool_), np.zeros(num, np.bool_)
     colour, shape, cell = np.zeros(num, np.int64), np.zeros(num, np.int64), np.zeros(num, np.int64)
     place = np.zeros((num, 3), np.float32)
@@ -197,7 +198,7 @@ class PictureDataset:
         """Set the epoch to draw pictures for, counted from 0."""
         self.epoch = epoch
 
-    def __getitem__(self, number: int) -> tuple[NDArray[np.uint8], PatchTargets]:
+    def __getitem__(self, number: int) -> tuple[UInt8, PatchTargets]:
         """Draw a picture."""
         record = self._pictures.record(self.epoch * self.num_pictures + number)
         return self._pictures.draw(record), patch_targets(seen_things(record, 0), self.side)
@@ -252,7 +253,7 @@ class VisionDataset:
         """Return the slots of an entry that are used: all of them."""
         return tuple(range(self._num_slots[name]))
 
-    def __getitem__(self, number: int) -> tuple[NDArray[np.uint8], PatchTargets] | BadSample:
+    def __getitem__(self, number: int) -> tuple[UInt8, PatchTargets] | BadSample:
         """Read a frame.
 
         Raises:
@@ -273,7 +274,7 @@ class VisionDataset:
         return patch_targets(seen_things(self._clips[name], frame), self.side)
 
 
-def collate_frames(samples: Sequence[tuple[NDArray[np.uint8], PatchTargets]]) -> VisionBatch:
+def collate_frames(samples: Sequence[tuple[UInt8, PatchTargets]]) -> VisionBatch:
     """Collate at least one frame into a batch."""
     targets: dict[str, Any] = {
         name: torch.from_numpy(np.stack([getattr(target, name) for _, target in samples]))

@@ -11,11 +11,10 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
+from cope_cli.types import Float64
 from cope_cli.world.records import COLOURS
 from cope_cli.world.render import band_noise
 from cope_cli.world.scenes import MAX_HEIGHT_PX, MAX_WIDTH_PX, RIM_PX, Scene, SceneShot, Shape
-
-Floats = NDArray[np.float64]
 
 
 def render(scene: Scene) -> Iterator[NDArray[np.uint8]]:
@@ -75,7 +74,7 @@ class _Sprite:
         seen = (slice(rows.start, rows.stop), slice(columns.start, columns.stop))
         place[:] = np.rint(place + (colour[seen] - place) * coverage[seen][..., None]).astype(np.uint8)
 
-    def _paint(self, x_part_px: float, y_part_px: float) -> tuple[Floats, Floats]:
+    def _paint(self, x_part_px: float, y_part_px: float) -> tuple[Float64, Float64]:
         """Return colour (N, N, 3) and coverage (N, N) in 0..1 for a centre that far right of and below its pixel."""
         size = len(self.offsets_px)
         turns = np.fft.fftfreq(size)[:, None] * y_part_px + np.fft.rfftfreq(size) * x_part_px
@@ -87,7 +86,7 @@ class _Sprite:
         shade = (1 + 0.2 * texture) * (1 - 0.55 * rim)
         return np.clip(self.colour * shade[..., None], 0, 255), coverage
 
-    def _distance_px(self, x_px: Floats, y_px: Floats) -> Floats:
+    def _distance_px(self, x_px: Float64, y_px: Float64) -> Float64:
         """Return how far outside the nearest side points relative to the centre lie; negative inside."""
         radius_px = self.shape.radius_px
         if self.shape.kind == "circle":

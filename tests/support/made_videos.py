@@ -11,11 +11,10 @@ import av
 import numpy as np
 from av.stream import Disposition
 from known_scenes import render
-from numpy.typing import NDArray
 
+from cope_cli.types import UInt8
 from cope_cli.world.scenes import Pan, Scene, SceneShot, Shape, Waypoint
 
-UInt8 = NDArray[np.uint8]
 Pictures = Iterable[UInt8]
 
 TINTS = ((60, 90, 70), (150, 120, 120))

@@ -6,11 +6,12 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from cope_cli.cli import show
+from cope_cli.types import OnProgress
 
 Result = TypeVar("Result")
 
 
-def measured(title: str, measure: Callable[[Callable[[int, int], None]], Result]) -> Result:
+def measured(title: str, measure: Callable[[OnProgress], Result]) -> Result:
     """Run a measurement with a progress bar; it is given a function that takes (done, total)."""
     with show.batch_progress(title, 0) as progress:
         return measure(lambda done, total: progress.update("measure", done, total))

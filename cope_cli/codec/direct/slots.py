@@ -7,7 +7,6 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-from numpy.typing import NDArray
 
 from cope_cli.codec.colour import resize_for_vision
 from cope_cli.codec.direct import kernels as reference_kernels
@@ -17,9 +16,7 @@ from cope_cli.codec.gop import Slot, timed_slots
 from cope_cli.codec.primitives import OnFrame, SlotPrimitives, ignore_frame
 from cope_cli.config import DirectConfig
 from cope_cli.errors import VideoError
-
-UInt8 = NDArray[np.uint8]
-Int16 = NDArray[np.int16]
+from cope_cli.types import Int16, UInt8
 
 
 def slots_of_stream(stream: SourceStream, config: DirectConfig) -> list[Slot]:

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cope_cli.codec.fusion import FrameSize, Int16, UInt8
+from cope_cli.codec.fusion import FrameSize
 from cope_cli.codec.mpeg4.vlc import PADDING_BYTES, REASONS, SKIPPED, read_macroblocks, table
 from cope_cli.errors import VideoError
+from cope_cli.types import Int16, UInt8
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer

@@ -14,13 +14,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from cope_cli.codec import kernels
 from cope_cli.codec.colour import Picture
+from cope_cli.types import Int16, UInt8
 
-UInt8 = NDArray[np.uint8]
-Int16 = NDArray[np.int16]
 #: Sum of a macroblock's four vectors modulo 16 -> half-pixels of chroma to add (ISO 14496-2, table 7-6).
 _CHROMA_ROUNDING = np.array([0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 2, 2], np.int16)
 

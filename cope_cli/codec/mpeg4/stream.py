@@ -24,6 +24,7 @@ from cope_cli.codec.fusion import FrameSize
 from cope_cli.codec.gop import GopSpan, gop_spans
 from cope_cli.codec.mpeg4.prediction import Planes
 from cope_cli.errors import VideoError
+from cope_cli.types import UInt8
 
 _DECODER_OPTIONS = {"flags": "+bitexact", "idct": "simpleauto"}
 _INDEX_KEYFRAME = 1
@@ -109,7 +110,7 @@ def frame_vectors(frame: av.VideoFrame) -> NDArray[np.void] | None:
     return np.frombuffer(side_data, MOTION_VECTOR)
 
 
-def _plane_in_blocks(plane: av.video.plane.VideoPlane, height: int, width: int) -> NDArray[np.uint8]:
+def _plane_in_blocks(plane: av.video.plane.VideoPlane, height: int, width: int) -> UInt8:
     """Copy a plane with the rows and columns of its last macroblocks, which FFmpeg's decoder allocates and writes."""
     num_bytes = height * plane.line_size
     rows = np.ctypeslib.as_array((ctypes.c_uint8 * num_bytes).from_address(plane.buffer_ptr))

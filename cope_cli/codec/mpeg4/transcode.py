@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from itertools import pairwise
@@ -25,8 +25,7 @@ from cope_cli.codec.orientation import Orientation
 from cope_cli.codec.source import Source, open_source
 from cope_cli.config import EncodeConfig
 from cope_cli.errors import CopeError, VideoError
-
-OnSeconds = Callable[[float, float], None]
+from cope_cli.types import OnProgress
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,7 +85,7 @@ class PartInfo:
 
 
 def transcode(
-    source: Path, target: Path, config: EncodeConfig, *, on_progress: OnSeconds = lambda done, total: None
+    source: Path, target: Path, config: EncodeConfig, *, on_progress: OnProgress = lambda done, total: None
 ) -> TranscodeInfo:
     """Re-encode one video to MPEG-4 Part 2 in mp4: constant rate, fixed GOP, I- and P-frames only.
 
@@ -127,7 +126,7 @@ def filtered(source: Path, config: EncodeConfig) -> Iterator[av.VideoFrame]:
 
 
 def transcode_part(
-    source: Path, target: Path, config: EncodeConfig, part: SourcePart, *, on_progress: OnSeconds
+    source: Path, target: Path, config: EncodeConfig, part: SourcePart, *, on_progress: OnProgress
 ) -> PartInfo:
     """Re-encode part of a video: the same GOPs that `transcode` would write for it.
 

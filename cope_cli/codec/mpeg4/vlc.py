@@ -18,9 +18,9 @@ from __future__ import annotations
 import functools
 
 import numpy as np
-from numpy.typing import NDArray
 
 from cope_cli.codec.compiled import compiled
+from cope_cli.types import UInt16
 
 #: Kinds of macroblocks: not coded, with one vector, with four, without.
 SKIPPED, INTER, INTER_4V, INTRA = range(4)
@@ -108,7 +108,7 @@ VALUE_SHIFT = 4  # patterns and vectors
 LAST_SHIFT, PLACES_SHIFT = 4, 5  # coefficients: ends the block; places filled, zeros included
 
 
-def _by_first_bits(entries: dict[str, int], num_bits: int) -> NDArray[np.uint16]:
+def _by_first_bits(entries: dict[str, int], num_bits: int) -> UInt16:
     """Return (2 ** num_bits,) entries: every index that begins with a code has its entry."""
     table = np.zeros(1 << num_bits, np.uint16)
     for code, entry in entries.items():
@@ -153,7 +153,7 @@ def _coefficient_entries(codes: tuple[str, str], *, is_run_longer: bool = False)
     return entries
 
 
-def _joined(single: NDArray[np.uint16]) -> NDArray[np.uint16]:
+def _joined(single: UInt16) -> UInt16:
     """Let each entry skip, after its own coefficient, those whose codes also end within the window."""
     joined, index = single, np.arange(len(single))
     for _ in range(WINDOW_BITS // 3):  # the shortest coefficient takes 3 bits
@@ -166,7 +166,7 @@ def _joined(single: NDArray[np.uint16]) -> NDArray[np.uint16]:
 
 
 @functools.cache
-def table() -> NDArray[np.uint16]:
+def table() -> UInt16:
     """Return all codes' entries, (ESCAPED_AT + 4 * 2 ** WINDOW_BITS,); built at the first call (milliseconds)."""
     macroblocks = (_MACROBLOCKS_OF_I, _MACROBLOCKS_OF_P)
     coefficients = [_by_first_bits(_coefficient_entries(codes), WINDOW_BITS) for codes in _COEFFICIENTS]

@@ -41,8 +41,7 @@ from cope_cli.train.loop.setup import (
     SMALL_MODEL_SEED,
     Base,
     OnBegin,
-    OnFrames,
-    OnProgress,
+    OnStep,
     add_frames,
     begin_run,
     fresh_delta_encoder,
@@ -52,6 +51,7 @@ from cope_cli.train.loop.setup import (
     ways_of,
 )
 from cope_cli.train.loop.sharding import check_fsdp, load_full_state_dict
+from cope_cli.types import OnItem
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -219,8 +219,8 @@ def finetune(
     runs_root: Path | None = None,
     stop_after: int | None = None,
     on_begin: OnBegin = lambda record: None,
-    on_progress: OnProgress = lambda step, total, metrics: None,
-    on_frames: OnFrames = lambda entry, done, total: None,
+    on_progress: OnStep = lambda step, total, metrics: None,
+    on_frames: OnItem = lambda entry, done, total: None,
 ) -> Path:
     """Finetune a VideoLM on conversations about videos of a cache.
 

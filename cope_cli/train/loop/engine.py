@@ -33,7 +33,7 @@ from cope_cli.train.loop.muon import MuonAdamW, is_hidden_matrix
 from cope_cli.train.loop.order import EpochLoader, RankBatches
 from cope_cli.train.loop.plot import LOSS_UNITS, draw_loss
 from cope_cli.train.loop.ranks import Ranks
-from cope_cli.train.loop.setup import LeftOut, OnProgress
+from cope_cli.train.loop.setup import LeftOut, OnStep
 from cope_cli.train.loop.sharding import (
     check_is_sharded,
     checkpoint_activations,
@@ -77,7 +77,7 @@ class CopeTrainer(Trainer):
         *,
         recipe: Recipe,
         run: RunFolder,
-        on_progress: OnProgress,
+        on_progress: OnStep,
         ranks: Ranks | None = None,
         left_out: LeftOut | None = None,
         lengths: Sequence[int] | None = None,
@@ -334,7 +334,7 @@ def run_training(
     collator: Callable[[list[Any]], dict[str, Any]],
     arguments: TrainingArguments,
     run: RunFolder,
-    on_progress: OnProgress,
+    on_progress: OnStep,
     ranks: Ranks,
     config: TrainConfig,
     left_out: LeftOut | None = None,

@@ -24,15 +24,12 @@ from cope_cli.runs import RunFolder
 from cope_cli.stages.frames import ensure_frames
 from cope_cli.train.config import FinetuneConfig, PretrainConfig, TrainConfig
 from cope_cli.train.loop.ranks import Ranks
+from cope_cli.types import OnItem
 
 #: Called with (step, steps in all, what was logged).
-OnProgress = Callable[[int, int, Mapping[str, float]], None]
-#: Called with (entry, seconds done, seconds in all) while RGB slots are added.
-OnFrames = Callable[[str, float, float], None]
+OnStep = Callable[[int, int, Mapping[str, float]], None]
 #: Called with what config.json says, before training.
 OnBegin = Callable[[Mapping[str, Any]], None]
-#: Called with a line for a person to read.
-OnNote = Callable[[str], None]
 #: The small model's weights are always these: pretrain and finetune must agree on its vision tower.
 SMALL_MODEL_SEED = 0
 
@@ -134,7 +131,7 @@ def add_frames(
     *,
     size_px: int,
     skip_bad: bool,
-    on_frames: OnFrames,
+    on_frames: OnItem,
     ranks: Ranks,
 ) -> int:
     """Add the RGB slots that entries lack, on rank 0 while the others wait; returns how many.

@@ -6,12 +6,11 @@ They are what `VideoLM.vision_tokens` returns in float32, rounded to bfloat16.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from cope_cli.cache.features import Features, FeaturesWriter
 from cope_cli.cache.store import Cache, PrimitivesEntry
@@ -20,6 +19,7 @@ from cope_cli.errors import CopeError, DataError, UsageError
 from cope_cli.model.videolm import VideoLM
 from cope_cli.stages.frames import decode_frames
 from cope_cli.train.loop.ranks import Ranks
+from cope_cli.types import OnItem, OnProgress, UInt8, UInt16
 
 #: More than this many bytes are not stored without being asked twice.
 LIMIT_BYTES = 10_000_000_000
@@ -111,7 +111,7 @@ def store_features(
     *,
     batch_size: int,
     skip_bad: bool,
-    on_entry: Callable[[str, float, float], None] = lambda entry, done, total: None,
+    on_entry: OnItem = lambda entry, done, total: None,
 ) -> None:
     """Compute and store vision tokens of slots, entry by entry, each whole or not at all.
 
@@ -153,10 +153,10 @@ def _tokens(
     slots: list[int],
     model: VideoLM,
     batch_size: int,
-    on_progress: Callable[[float, float], None],
-) -> Iterator[NDArray[np.uint16]]:
+    on_progress: OnProgress,
+) -> Iterator[UInt16]:
     """Decode slots and yield the vision tokens of each."""
-    waiting: list[NDArray[np.uint8]] = []
+    waiting: list[UInt8] = []
     frames = decode_frames(cache, entry, model.vision_size_px, slots, on_progress=on_progress)
     for number, rgb in enumerate(frames, start=1):
         waiting.append(rgb)
@@ -166,9 +166,9 @@ def _tokens(
 
 
 @torch.no_grad()
-def as_bfloat16(model: VideoLM, rgb: NDArray[np.uint8]) -> NDArray[np.uint16]:
+def as_bfloat16(model: VideoLM, rgb: UInt8) -> UInt16:
     """Return the vision tokens of frames (N, V, V, 3): (N, M, D) uint16 holding bfloat16."""
     parameter = next(iter(model.vision_parameters()))
     tokens = model.vision_tokens(torch.from_numpy(rgb).to(parameter.device))
-    values: NDArray[np.uint16] = tokens.to(torch.bfloat16).cpu().view(torch.int16).numpy().view(np.uint16)
+    values: UInt16 = tokens.to(torch.bfloat16).cpu().view(torch.int16).numpy().view(np.uint16)
     return values

@@ -34,9 +34,7 @@ from cope_cli.train.loop.setup import (
     Base,
     LeftOut,
     OnBegin,
-    OnFrames,
-    OnNote,
-    OnProgress,
+    OnStep,
     add_frames,
     begin_run,
     fresh_delta_encoder,
@@ -48,6 +46,7 @@ from cope_cli.train.loop.sharding import check_fsdp, load_full_state_dict
 from cope_cli.train.pretrain.evaluation import CHANGED_SHARE, Evaluator, HeldOutBatches, described, error_sums, judge
 from cope_cli.train.pretrain.features import VisionKey, check_size, missing_slots, share_of, store_features
 from cope_cli.train.pretrain.windows import PretrainData, open_pretrain_data
+from cope_cli.types import OnItem, OnText
 
 #: Alignment modules under the small recipe, as wide as the vision tokens; others have the paper's width.
 SMALL_ALIGNMENT = AlignmentConfig(width=96, depth=2, heads=4)
@@ -204,9 +203,9 @@ def pretrain(
     resume: bool = False,
     is_large_accepted: bool = False,
     on_begin: OnBegin = lambda record: None,
-    on_progress: OnProgress = lambda step, total, metrics: None,
-    on_frames: OnFrames = lambda entry, done, total: None,
-    on_note: OnNote = lambda text: None,
+    on_progress: OnStep = lambda step, total, metrics: None,
+    on_frames: OnItem = lambda entry, done, total: None,
+    on_note: OnText = lambda text: None,
 ) -> Path:
     """Pre-train a Delta-encoder on every pair of neighbouring slots of a cache, but those of held-out videos.
 
@@ -311,8 +310,8 @@ def _add_what_is_read(
     device: torch.device,
     ranks: Ranks,
     is_large_accepted: bool,
-    on_frames: OnFrames,
-    on_note: OnNote,
+    on_frames: OnItem,
+    on_note: OnText,
 ) -> None:
     """Add the RGB slots that the cache lacks, on rank 0; or the vision tokens, each rank those of some entries."""
     slots_of = {name: part.rgb_slots(name) for part in data.datasets for name in part.entry_names}
@@ -360,7 +359,7 @@ def _evaluators(
     collator: PretrainCollator,
     left_out: LeftOut,
     clock: StepClock,
-    on_note: OnNote,
+    on_note: OnText,
 ) -> list[TrainerCallback]:
     """Return what evaluates between the steps, if videos are held out."""
     if not data.held_out:
@@ -381,7 +380,7 @@ def _evaluators(
     return [evaluator]
 
 
-def _conclude(run: RunFolder, on_note: OnNote) -> None:
+def _conclude(run: RunFolder, on_note: OnText) -> None:
     """Say whether the run beat copying, and put it into its record."""
     verdict = judge(run.evaluations())
     if verdict is not None:

@@ -34,7 +34,8 @@ from cope_cli.data.prompt import Timeline
 from cope_cli.data.samples import Sample, Visuals, read_visuals
 from cope_cli.evaluate.config import TtftConfig
 from cope_cli.evaluate.runner import QUESTION, Runner
-from cope_cli.evaluate.tokens import BASELINE_FRAMES, KEYFRAMES, SLOTS_PER_GOP
+from cope_cli.evaluate.tokens import BASELINE_FRAMES, SLOTS_PER_GOP
+from cope_cli.model.token_plan import PAPER_TABLE_KEYFRAMES
 from cope_cli.stages.batch import default_workers
 from cope_cli.stages.encode import encode_video
 from cope_cli.stages.extract import extract_video
@@ -132,10 +133,12 @@ def measure_first_token(
     """
     rounds, records = runner.config.rounds, []
     frame_counts = (BASELINE_FRAMES, BASELINE_FRAMES // SLOTS_PER_GOP)
-    total = len(videos) * (rounds + 1) * (len(frame_counts) + len(KEYFRAMES))
+    total = len(videos) * (rounds + 1) * (len(frame_counts) + len(PAPER_TABLE_KEYFRAMES))
     done = 0
     ttft: dict[tuple[int, int], float] = {}  # by numbers of RGB and P slots
-    _through_cache(runner, videos[0], KEYFRAMES[0], encode, extract)  # loads or compiles what the stages need
+    _through_cache(
+        runner, videos[0], PAPER_TABLE_KEYFRAMES[0], encode, extract
+    )  # loads or compiles what the stages need
     runner.run(runner.made_sample(1, 1), num_new_tokens=2)  # warms the model up
     for video in videos:
         by_seeking = {f"{count} RGB frames": _is_seeking_faster(runner, video, count) for count in frame_counts}
@@ -143,7 +146,9 @@ def measure_first_token(
             name: partial(_sampled, runner, video, count, by_seeking[name])
             for name, count in zip(by_seeking, frame_counts, strict=True)
         }
-        variants |= {f"K = {k}": partial(_through_cache, runner, video, k, encode, extract) for k in KEYFRAMES}
+        variants |= {
+            f"K = {k}": partial(_through_cache, runner, video, k, encode, extract) for k in PAPER_TABLE_KEYFRAMES
+        }
         prepared: dict[str, list[_Prepared]] = {name: [] for name in variants}
         for _ in range(rounds):
             for name, prepare in variants.items():

@@ -128,19 +128,21 @@ class Manifest:
         """
         path = folder / name
         if (record := self.files.get(name)) is None:
-            raise CacheCorruptError(f"{path}: the manifest does not list it", _AGAIN)
+            raise CacheCorruptError(f"{path}: the manifest does not list it", _MAKE_AGAIN)
         try:
             size = path.stat().st_size
             if size != record.size_bytes:
-                raise CacheCorruptError(f"{path}: {size} bytes found, {record.size_bytes} expected", _AGAIN)
+                raise CacheCorruptError(f"{path}: {size} bytes found, {record.size_bytes} expected", _MAKE_AGAIN)
             if hashes and sha256_file(path) != record.sha256:
-                raise CacheCorruptError(f"{path}: its SHA-256 differs from the manifest: the file was changed", _AGAIN)
+                raise CacheCorruptError(
+                    f"{path}: its SHA-256 differs from the manifest: the file was changed", _MAKE_AGAIN
+                )
         except OSError as error:
             reason = "missing, the manifest lists it" if isinstance(error, FileNotFoundError) else str(error)
-            raise CacheCorruptError(f"{path}: {reason}", _AGAIN) from error
+            raise CacheCorruptError(f"{path}: {reason}", _MAKE_AGAIN) from error
 
 
-_AGAIN = "Run the stage that made it again with --force."
+_MAKE_AGAIN = "Run the stage that made it again with --force."
 
 
 def _sha256_of(value: Mapping[str, Any]) -> str:

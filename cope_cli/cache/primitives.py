@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cope_cli.cache.reader import ArrayReader
+from cope_cli.cache.reader import EXTRACT_AGAIN, ArrayReader
 from cope_cli.cache.schema import ShardWriter, compress, write_group, write_table
 from cope_cli.cache.store import PrimitivesEntry
 from cope_cli.codec.fusion import FrameSize, rebuild
@@ -23,8 +23,6 @@ from cope_cli.types import Float64, Int16, UInt8
 
 if TYPE_CHECKING:
     from cope_cli.codec.primitives import SlotPrimitives
-
-_AGAIN = "Run `cope extract --force` for this video."
 
 
 def compress_slot(primitives: SlotPrimitives) -> dict[str, bytes]:
@@ -254,12 +252,14 @@ class Primitives:
             if is_iframe:
                 previous = self.grid_iframe(slot)
             elif previous is None:
-                raise CacheCorruptError(f"{self.name}: slot {slot} is a P-frame slot with no I-frame before it", _AGAIN)
+                raise CacheCorruptError(
+                    f"{self.name}: slot {slot} is a P-frame slot with no I-frame before it", EXTRACT_AGAIN
+                )
             else:
                 try:
                     previous = rebuild(previous, self.motion(slot), self.residual(slot), self.size)
                 except ValueError as error:
-                    raise CacheCorruptError(f"{self.name}: slot {slot}: {error}", _AGAIN) from error
+                    raise CacheCorruptError(f"{self.name}: slot {slot}: {error}", EXTRACT_AGAIN) from error
             yield previous
 
     def grid_frame(self, slot: int) -> UInt8:

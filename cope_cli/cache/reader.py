@@ -15,7 +15,8 @@ from cope_cli.cache.chunks import ShardReader, TableReader, reader_of
 from cope_cli.cache.manifest import Manifest
 from cope_cli.errors import CacheCorruptError
 
-_AGAIN = "Run `cope extract --force` for this video."
+#: The hint of errors about damaged primitives.
+EXTRACT_AGAIN = "Run `cope extract --force` for this video."
 
 
 class ArrayReader:
@@ -51,7 +52,7 @@ class ArrayReader:
             document = json.loads((self.folder / "zarr.json").read_text(encoding="utf-8"))
             return dict(document["attributes"])
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise CacheCorruptError(f"{self.entry}: zarr.json: {error}", _AGAIN) from error
+            raise CacheCorruptError(f"{self.entry}: zarr.json: {error}", EXTRACT_AGAIN) from error
 
     def open(self, name: str) -> zarr.Array[Any]:
         """Return an array.
@@ -63,9 +64,9 @@ class ArrayReader:
             try:
                 array = self._group[name]
             except (ValueError, KeyError, TypeError, RuntimeError, OSError) as error:
-                raise CacheCorruptError(f"{self.entry}: array {name}: {error}", _AGAIN) from error
+                raise CacheCorruptError(f"{self.entry}: array {name}: {error}", EXTRACT_AGAIN) from error
             if not isinstance(array, zarr.Array):
-                raise CacheCorruptError(f"{self.entry}: no array {name}, but a group", _AGAIN)
+                raise CacheCorruptError(f"{self.entry}: no array {name}, but a group", EXTRACT_AGAIN)
             self.manifest.check_file(self.folder, f"{name}/zarr.json", hashes=True)  # after it was read: what was read
             self._arrays[name] = array
         return self._arrays[name]
@@ -75,7 +76,7 @@ class ArrayReader:
         if name not in self._readers:
             path = f"{name}/zarr.json"
             if path not in self.manifest.files:
-                raise CacheCorruptError(f"{self.entry}: array {name}: the manifest does not list it", _AGAIN)
+                raise CacheCorruptError(f"{self.entry}: array {name}: the manifest does not list it", EXTRACT_AGAIN)
             self.manifest.check_file(self.folder, path, hashes=True)
             self._readers[name] = reader_of(self.folder / name)
         return self._readers[name]
@@ -100,4 +101,4 @@ class ArrayReader:
             chunk = f"chunk {where}"
             if isinstance(where, slice):
                 chunk = f"chunks {where.start or 0} to {where.stop or 'the end'}"
-            raise CacheCorruptError(f"{self.entry}: array {name}, {chunk}: {error}", _AGAIN) from error
+            raise CacheCorruptError(f"{self.entry}: array {name}, {chunk}: {error}", EXTRACT_AGAIN) from error

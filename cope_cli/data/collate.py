@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cope_cli.data.datasets import BadSample
-from cope_cli.data.prompt import IGNORED_LABEL, Prompt
+from cope_cli.data.prompt import Prompt
 from cope_cli.data.samples import PairSample, Sample
 from cope_cli.model.batch import VideoLMBatch
-from cope_cli.model.token_plan import TokenKind
+from cope_cli.model.token_plan import IGNORED_LABEL, TokenKind
 
 PaddingSide = Literal["left", "right"]
 

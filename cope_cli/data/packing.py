@@ -15,7 +15,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from cope_cli.data.prompt import IGNORED_LABEL, Prompt
+from cope_cli.data.prompt import Prompt
+from cope_cli.model.token_plan import IGNORED_LABEL
 
 
 def pack_prompts(prompts: Sequence[Prompt]) -> Prompt:

@@ -31,9 +31,8 @@ from typing import Any
 from cope_cli.cache.primitives import Primitives
 from cope_cli.data.conversations import Turn
 from cope_cli.errors import CheckpointError, TooLongError
-from cope_cli.model.token_plan import TokenCosts, TokenKind, TokenPlan, plan_tokens
+from cope_cli.model.token_plan import IGNORED_LABEL, TokenCosts, TokenKind, TokenPlan, plan_tokens
 
-IGNORED_LABEL = -100
 SYSTEM_TEXT = "You are a helpful assistant."
 #: Field of tokenizer_config.json, `"cope_prompt": "short"`.
 PROMPT_FIELD, SHORT_PROMPT = "cope_prompt", "short"

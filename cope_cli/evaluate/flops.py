@@ -15,7 +15,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from cope_cli.evaluate.tokens import BASELINE_FRAMES, CONTEXTS, KEYFRAMES, SECONDS_PER_GOP, SLOTS_PER_GOP
+from cope_cli.evaluate.tokens import BASELINE_FRAMES, CONTEXTS, SECONDS_PER_GOP, SLOTS_PER_GOP
 from cope_cli.model.sizes.flops import (
     BYTES_PER_VALUE,
     delta_encoder_flops,
@@ -25,7 +25,7 @@ from cope_cli.model.sizes.flops import (
     vision_flops,
 )
 from cope_cli.model.sizes.geometry import Geometry, delta_config
-from cope_cli.model.token_plan import tokens_per_gop
+from cope_cli.model.token_plan import PAPER_TABLE_KEYFRAMES, tokens_per_gop
 
 if TYPE_CHECKING:
     from cope_cli.model.delta_encoder import DeltaEncoderConfig
@@ -150,7 +150,7 @@ def configurations() -> dict[str, Shape]:
     """Return what is compared, without text: 64 RGB frames, 8 GOPs at K = 1, 2, 4, and 8 RGB frames."""
     num_gops = BASELINE_FRAMES // SLOTS_PER_GOP
     shapes = {f"{BASELINE_FRAMES} RGB frames": shape_of(num_gops, SLOTS_PER_GOP)}
-    shapes |= {f"K = {keyframes}": shape_of(num_gops, keyframes) for keyframes in KEYFRAMES}
+    shapes |= {f"K = {keyframes}": shape_of(num_gops, keyframes) for keyframes in PAPER_TABLE_KEYFRAMES}
     return shapes | {f"{num_gops} RGB frames": Shape(num_rgb=num_gops, num_p=0)}
 
 
@@ -192,6 +192,6 @@ def length_table(geometries: list[Geometry]) -> list[LengthRow]:
 def _length_row(name: str, geometry: Geometry, limit: str, size: int, tokens: int) -> LengthRow:
     hours = {
         keyframes: tokens / visual_tokens(geometry, shape_of(1, keyframes)) * SECONDS_PER_GOP / 3600
-        for keyframes in (*KEYFRAMES, SLOTS_PER_GOP)
+        for keyframes in (*PAPER_TABLE_KEYFRAMES, SLOTS_PER_GOP)
     }
     return LengthRow(geometry=name, limit=limit, limit_size=size, tokens=tokens, hours=hours)

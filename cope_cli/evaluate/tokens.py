@@ -6,12 +6,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from cope_cli.codec.gop import keyframe_slots
-from cope_cli.model.token_plan import TokenCosts, plan_tokens, tokens_per_gop
+from cope_cli.model.token_plan import PAPER_TABLE_KEYFRAMES, TokenCosts, plan_tokens, tokens_per_gop
 
 SLOTS_PER_GOP = 8
 SECONDS_PER_GOP = 8.0
 BASELINE_FRAMES = 64
-KEYFRAMES = (1, 2, 4)
 CONTEXTS = (8_192, 32_768, 131_072, 1_000_000)
 
 #: Table 1 of the paper: share of the 64-frame baseline's tokens, in percent, per benchmark and keyframes per GOP.
@@ -68,7 +67,7 @@ def _gop_tokens(keyframes: int, costs: TokenCosts) -> int:
 def _per_gop(costs: TokenCosts) -> list[dict[str, Any]]:
     rows = []
     all_rgb = SLOTS_PER_GOP * costs.rgb
-    for keyframes in KEYFRAMES:
+    for keyframes in PAPER_TABLE_KEYFRAMES:
         num_rgb = len(keyframe_slots(SLOTS_PER_GOP, keyframes))
         tokens = tokens_per_gop(num_rgb, SLOTS_PER_GOP - num_rgb, costs)
         rows.append(
@@ -90,7 +89,7 @@ def _table_1(costs: TokenCosts) -> list[dict[str, Any]]:
     baseline = BASELINE_FRAMES * costs.rgb
     for benchmark, paper in PAPER_WITH_DELTA.items():
         num_gops = PAPER_RGB_ONLY[benchmark][1] / 100 * baseline / costs.rgb
-        for keyframes in KEYFRAMES:
+        for keyframes in PAPER_TABLE_KEYFRAMES:
             ours = 100 * num_gops * _gop_tokens(keyframes, costs) / baseline
             rows.append(
                 {
@@ -109,7 +108,7 @@ def _longest_video(costs: TokenCosts) -> list[dict[str, Any]]:
     rows = []
     for context in CONTEXTS:
         row: dict[str, Any] = {"context_tokens": context, "all_rgb_hours": context / costs.rgb / 3600}
-        for keyframes in KEYFRAMES:
+        for keyframes in PAPER_TABLE_KEYFRAMES:
             row[f"k{keyframes}_hours"] = context / _gop_tokens(keyframes, costs) * SECONDS_PER_GOP / 3600
         rows.append(row)
     return rows
@@ -124,7 +123,7 @@ def _savings(costs: TokenCosts) -> list[dict[str, Any]]:
             "baseline_tokens": baseline,
             "is_equal_rate": num_gops * SLOTS_PER_GOP == BASELINE_FRAMES,
         }
-        for keyframes in KEYFRAMES:
+        for keyframes in PAPER_TABLE_KEYFRAMES:
             tokens = num_gops * _gop_tokens(keyframes, costs)
             row[f"k{keyframes}_tokens"] = tokens
             row[f"k{keyframes}_saving_percent"] = 100 * (1 - tokens / baseline)

@@ -20,7 +20,8 @@ from cope_cli.data.samples import Sample
 from cope_cli.evaluate.flops import Shape, configurations, saving_percent
 from cope_cli.evaluate.machine import Machine
 from cope_cli.evaluate.runner import PARTS, Run, Runner
-from cope_cli.evaluate.tokens import BASELINE_FRAMES, KEYFRAMES, SLOTS_PER_GOP
+from cope_cli.evaluate.tokens import BASELINE_FRAMES, SLOTS_PER_GOP
+from cope_cli.model.token_plan import PAPER_TABLE_KEYFRAMES
 from cope_cli.types import OnProgress
 
 BASELINE = f"{BASELINE_FRAMES} RGB frames"
@@ -130,7 +131,7 @@ def made_samples(runner: Runner) -> dict[str, Sample]:
     """Return the made-up input of each configuration of `flops.configurations`."""
     num_gops = BASELINE_FRAMES // SLOTS_PER_GOP
     samples = {BASELINE: runner.made_sample(num_gops, SLOTS_PER_GOP)}
-    samples |= {f"K = {keyframes}": runner.made_sample(num_gops, keyframes) for keyframes in KEYFRAMES}
+    samples |= {f"K = {keyframes}": runner.made_sample(num_gops, keyframes) for keyframes in PAPER_TABLE_KEYFRAMES}
     return samples | {f"{num_gops} RGB frames": runner.made_sample(num_gops, 1, slots_per_gop=1)}
 
 

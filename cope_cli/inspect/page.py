@@ -27,8 +27,8 @@ from cope_cli.config import PATCH_PX, ExtractConfig
 from cope_cli.files import write_text
 from cope_cli.inspect.draw import RESIDUAL_GAIN, arrow_gain, longest_patch_px, residual_levels
 from cope_cli.inspect.energy import patch_motion_px
-from cope_cli.inspect.slots import KEYFRAMES, SlotPictures, SlotRow, slot_pictures
-from cope_cli.model.token_plan import TokenPlan
+from cope_cli.inspect.slots import SlotPictures, SlotRow, slot_pictures
+from cope_cli.model.token_plan import PAPER_TABLE_KEYFRAMES, TokenPlan
 from cope_cli.types import OnProgress, UInt8
 
 #: WebP quality of the page's pictures: about 6 kB for one of 224 x 224.
@@ -53,7 +53,7 @@ def write_page(
     Args:
         primitives: the entry.
         rows: the slots to show, neighbours.
-        plans: token plans of the whole video, for each of `KEYFRAMES`.
+        plans: token plans of the whole video, for each of `PAPER_TABLE_KEYFRAMES`.
         path: the file.
         start_slot: the slot it opens at.
         notes: what is said above the pictures.
@@ -127,7 +127,7 @@ def _document(primitives: Primitives, plans: Sequence[TokenPlan], notes: Sequenc
         "rgb_tokens": costs.rgb,
         "plan_columns": ["", "RGB slots", "P slots", "GOPs", "tokens", "of all RGB", f"of {_BASELINE_FRAMES} RGB"],
         "plan_note": plan_note,
-        "plans": [_plan(k, plan) for k, plan in zip(KEYFRAMES, plans, strict=True)],
+        "plans": [_plan(k, plan) for k, plan in zip(PAPER_TABLE_KEYFRAMES, plans, strict=True)],
         "manifest": _manifest(primitives.name, manifest),
         "made_by": f"Written by cope {__version__}: cope inspect --html",
     }

@@ -13,8 +13,8 @@ from cope_cli.inspect.config import InspectConfig
 from cope_cli.inspect.entry import find_entry
 from cope_cli.inspect.figures import check_slot, write_figures
 from cope_cli.inspect.page import write_page
-from cope_cli.inspect.slots import KEYFRAMES, MAX_SLOTS, SlotRow, plans_of, slot_range, slot_rows, typical_slot
-from cope_cli.model.token_plan import TokenPlan
+from cope_cli.inspect.slots import MAX_SLOTS, SlotRow, plans_of, slot_range, slot_rows, typical_slot
+from cope_cli.model.token_plan import PAPER_TABLE_KEYFRAMES, TokenPlan
 from cope_cli.types import OnItem
 
 
@@ -123,7 +123,7 @@ def inspect_video(
         entry=primitives.name,
         slot=slot,
         rows=rows,
-        plans=[PlanRecord.of(keyframes, plan) for keyframes, plan in zip(KEYFRAMES, plans, strict=True)],
+        plans=[PlanRecord.of(keyframes, plan) for keyframes, plan in zip(PAPER_TABLE_KEYFRAMES, plans, strict=True)],
         files=files,
         notes=[*found.notes, *about_range],
     )

@@ -11,11 +11,9 @@ import numpy as np
 from cope_cli.cache.primitives import Primitives
 from cope_cli.errors import UsageError
 from cope_cli.inspect.energy import SlotEnergy, slot_energy
-from cope_cli.model.token_plan import TokenCosts, TokenPlan, plan_tokens
+from cope_cli.model.token_plan import PAPER_TABLE_KEYFRAMES, TokenCosts, TokenPlan, plan_tokens
 from cope_cli.types import Int16, OnProgress, UInt8
 
-#: Keyframes per GOP that plans are shown for, as in the paper's tables.
-KEYFRAMES = (1, 2, 4)
 #: Slots that pictures are made of unless an end is given: four minutes at one slot a second, one GOP at `--fusion 1`.
 MAX_SLOTS = 240
 
@@ -32,7 +30,7 @@ class SlotRow:
         is_iframe: I-frame slot or P-frame slot.
         window_frames: length of its own window, in frames of the encoded stream, where windows are adaptive; None for
             an I-frame slot, and where all windows are of one length.
-        tokens: what it costs at each of `KEYFRAMES`; 0 where its GOP is not shown.
+        tokens: what it costs at each of `PAPER_TABLE_KEYFRAMES`; 0 where its GOP is not shown.
         energy: what happened since the previous slot; None for an I-frame slot.
     """
 
@@ -68,10 +66,10 @@ class SlotPictures:
 
 
 def plans_of(primitives: Primitives, costs: TokenCosts | None = None) -> tuple[TokenPlan, ...]:
-    """Return the token plan of the whole video for each of `KEYFRAMES`, at most 64 GOPs as in the paper."""
+    """Return the token plan of the whole video for each of `PAPER_TABLE_KEYFRAMES`, at most 64 GOPs as in the paper."""
     slot_gop = primitives.slots.gop.tolist()
     costs = costs or TokenCosts()
-    return tuple(plan_tokens(slot_gop, keyframes_per_gop=keyframes, costs=costs) for keyframes in KEYFRAMES)
+    return tuple(plan_tokens(slot_gop, keyframes_per_gop=keyframes, costs=costs) for keyframes in PAPER_TABLE_KEYFRAMES)
 
 
 def slot_range(

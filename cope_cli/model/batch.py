@@ -11,8 +11,6 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-IGNORED_LABEL = -100
-
 
 @dataclass(frozen=True, kw_only=True)
 class VideoLMBatch:

@@ -23,6 +23,11 @@ from itertools import groupby
 from cope_cli.codec.gop import keyframe_slots
 from cope_cli.errors import TooLongError, UsageError
 
+#: Label of tokens that are not learned, as in transformers.
+IGNORED_LABEL = -100
+#: Keyframes per GOP of the paper's tables.
+PAPER_TABLE_KEYFRAMES = (1, 2, 4)
+
 
 class TokenKind(IntEnum):
     """What stands at one position of the language model's input; also the values of `VideoLMBatch.token_kind`."""

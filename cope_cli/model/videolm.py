@@ -27,11 +27,11 @@ from torch.nn import functional
 
 from cope_cli.errors import CheckpointError, UsageError
 from cope_cli.model.attention import attention_of
-from cope_cli.model.batch import IGNORED_LABEL, VideoLMBatch, VideoLMOutput
+from cope_cli.model.batch import VideoLMBatch, VideoLMOutput
 from cope_cli.model.delta_encoder import DeltaEncoder
 from cope_cli.model.kv_cache import cache_option
 from cope_cli.model.placement import execution_device
-from cope_cli.model.token_plan import TokenCosts, TokenKind
+from cope_cli.model.token_plan import IGNORED_LABEL, TokenCosts, TokenKind
 
 #: Frames or P slots at a time without gradients; on a CPU, as many as keep the activations in its cache.
 CPU_CHUNK, GPU_CHUNK = 4, 64

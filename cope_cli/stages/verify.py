@@ -12,6 +12,7 @@ import numpy as np
 from cope_cli.cache.features import check_features
 from cope_cli.cache.frames import check_parts
 from cope_cli.cache.primitives import Primitives
+from cope_cli.cache.reader import EXTRACT_AGAIN
 from cope_cli.cache.store import Cache, PrimitivesEntry
 from cope_cli.codec.direct.slots import extract_direct_slots, slots_of_stream
 from cope_cli.codec.direct.stream import read_stream
@@ -23,8 +24,6 @@ from cope_cli.config import DirectConfig, ExtractConfig
 from cope_cli.errors import CacheCorruptError, CopeError, EntryNotFoundError
 from cope_cli.stages.batch import Batch
 from cope_cli.types import OnProgress
-
-_AGAIN = "Run `cope extract --force` for this video."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,12 +92,14 @@ def verify_primitives(name: str, cache: Cache, *, on_progress: OnProgress = lamb
             wrong = int((decoded.grid_frame != rebuilt).any(axis=-1).sum())
             raise CacheCorruptError(
                 f"{name}: slot {slot}: {wrong} of {primitives.grid_px**2} grid points differ from a fresh decode",
-                _AGAIN,
+                EXTRACT_AGAIN,
             )
         if decoded.codec_residual is not None and not np.array_equal(
             decoded.codec_residual, primitives.codec_residual(slot)
         ):
-            raise CacheCorruptError(f"{name}: slot {slot}: the codec's residual differs from a fresh decode's", _AGAIN)
+            raise CacheCorruptError(
+                f"{name}: slot {slot}: the codec's residual differs from a fresh decode's", EXTRACT_AGAIN
+            )
     num_slots = len(primitives.slots)
     return VerifyRecord(
         name=name,
@@ -193,7 +194,7 @@ def _check_tables(primitives: Primitives) -> None:
     for name, wanted in expected.items():
         found = primitives.array_kind(name)
         if found != wanted:
-            raise CacheCorruptError(f"{primitives.name}: array {name} is {found}, expected {wanted}", _AGAIN)
+            raise CacheCorruptError(f"{primitives.name}: array {name} is {found}, expected {wanted}", EXTRACT_AGAIN)
 
 
 def _check_slots(primitives: Primitives, origin: _Origin) -> None:
@@ -206,15 +207,17 @@ def _check_slots(primitives: Primitives, origin: _Origin) -> None:
             raise CacheCorruptError(
                 f"{primitives.name}: slot {index} has a window of {primitives.window_frames(index)} frames, "
                 f"{origin.name} says {slot.window_frames}",
-                _AGAIN,
+                EXTRACT_AGAIN,
             )
         if found != wanted or table.seconds[index] != origin.seconds[index]:
             raise CacheCorruptError(
                 f"{primitives.name}: slot {index} is {found} (frame, GOP, I-frame), {origin.name} says {wanted}",
-                _AGAIN,
+                EXTRACT_AGAIN,
             )
     if len(table) != len(origin.slots):
-        raise CacheCorruptError(f"{primitives.name}: {len(table)} slots, {origin.name} has {len(origin.slots)}", _AGAIN)
+        raise CacheCorruptError(
+            f"{primitives.name}: {len(table)} slots, {origin.name} has {len(origin.slots)}", EXTRACT_AGAIN
+        )
 
 
 def verify_batch(names: Sequence[str], cache_root: Path, *, workers: int = 0) -> Batch[VerifyRecord]:

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from cope_cli.data.conversations import Turn
-from cope_cli.data.prompt import IGNORED_LABEL, PromptBuilder, Timeline
+from cope_cli.data.prompt import PromptBuilder, Timeline
 from cope_cli.model.checkpoint.tokenizer import load_tokenizer
-from cope_cli.model.token_plan import TokenCosts, TokenKind
+from cope_cli.model.token_plan import IGNORED_LABEL, TokenCosts, TokenKind
 from recipes.cope_tiny.model import build_tiny_videolm
 
 TIMELINE = Timeline(slot_gop=(0, 0), slot_seconds=(0.0, 1.0), window_seconds=1.0, video_seconds=2.0)

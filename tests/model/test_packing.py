@@ -11,11 +11,12 @@ import torch
 from cope_cli.data.collate import collate
 from cope_cli.data.conversations import Turn
 from cope_cli.data.packing import pack_prompts
-from cope_cli.data.prompt import IGNORED_LABEL, Prompt, PromptBuilder, Timeline
+from cope_cli.data.prompt import Prompt, PromptBuilder, Timeline
 from cope_cli.data.samples import Sample, Visuals
 from cope_cli.errors import UsageError
 from cope_cli.model.attention import attention_of, block_mask
 from cope_cli.model.batch import VideoLMBatch
+from cope_cli.model.token_plan import IGNORED_LABEL
 from cope_cli.model.videolm import VideoLM
 from recipes.cope_tiny.model import SIZE_PX, build_tiny_videolm
 

@@ -7,10 +7,9 @@ import torch
 from train_setup import GRID_PX, SIZE_PX, fill, write_qa
 
 from cope_cli.cache.store import Cache
-from cope_cli.data.prompt import IGNORED_LABEL
 from cope_cli.model.batch import VideoLMBatch
 from cope_cli.model.sizes.small import build_small_videolm
-from cope_cli.model.token_plan import TokenKind, plan_tokens
+from cope_cli.model.token_plan import IGNORED_LABEL, TokenKind, plan_tokens
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -31,12 +31,11 @@ from numpy.typing import NDArray
 from cope_cli.codec.colour import Colour, Picture
 from cope_cli.codec.direct.headers import VECTOR_CODECS, PictureHeaders, SequenceHeader
 from cope_cli.codec.fusion import FrameSize
-from cope_cli.codec.mpeg4.stream import frame_picture, frame_vectors
+from cope_cli.codec.mpeg4.stream import DECODER_OPTIONS, frame_picture, frame_vectors
 from cope_cli.codec.orientation import Orientation
 from cope_cli.codec.source import MAX_GAP_SECONDS, Source, open_source
 from cope_cli.errors import VideoError
 
-_DECODER_OPTIONS = {"flags": "+bitexact", "idct": "simpleauto"}
 _PIXEL_FORMATS = ("yuv420p", "yuvj420p")
 
 
@@ -259,7 +258,7 @@ def read_direct_frames(
     Raises:
         VideoError: a frame cannot be decoded, or is of a kind that is not covered.
     """
-    options = dict(_DECODER_OPTIONS) | ({"flags2": "+export_mvs"} if with_vectors else {})
+    options = dict(DECODER_OPTIONS) | ({"flags2": "+export_mvs"} if with_vectors else {})
     index_of = {frame.pts: index for index, frame in enumerate(stream.frames)}
     needed = {*wanted, *(stream.bridges.values() if with_vectors else ())}
     left_out = {

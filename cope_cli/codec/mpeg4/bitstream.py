@@ -30,7 +30,8 @@ _I_VOP, _P_VOP = 0, 1
 _VOP_NAMES = ("I", "P", "B", "S")
 _EXTENDED_ASPECT = 15
 _CHROMA_420 = 1
-_AGAIN = "Run `cope encode --force` on its source again."
+#: The hint of errors about damaged encoded videos.
+ENCODE_AGAIN = "Run `cope encode --force` on its source again."
 
 
 class _Bits:
@@ -46,14 +47,14 @@ class _Bits:
         """Return the next `count` bits as a number."""
         self.position += count
         if self.position > self._length:
-            raise VideoError(f"{self.name}: the data ends within its header", _AGAIN)
+            raise VideoError(f"{self.name}: the data ends within its header", ENCODE_AGAIN)
         return self._value >> (self._length - self.position) & ((1 << count) - 1)
 
     def expect(self, value: int, count: int, refused: str) -> None:
         """Refuse the stream for what it has if the next `count` bits are not `value`."""
         found = self.take(count)
         if found != value:
-            raise VideoError(f"{self.name}: {refused} ({count} bits are {found}, expected {value})", _AGAIN)
+            raise VideoError(f"{self.name}: {refused} ({count} bits are {found}, expected {value})", ENCODE_AGAIN)
 
     def marker(self) -> None:
         """Read a bit that is always 1."""
@@ -99,7 +100,7 @@ class VolHeader:
         """
         start = _VOL_START.search(extradata or b"")
         if extradata is None or start is None:
-            raise VideoError("no MPEG-4 Part 2 video object layer header", _AGAIN)
+            raise VideoError("no MPEG-4 Part 2 video object layer header", ENCODE_AGAIN)
         bits = _Bits(extradata[start.end() :], "the video object layer")
         bits.take(1 + 8)  # random_accessible_vol, type indication
         version = 1
@@ -140,7 +141,9 @@ class VolHeader:
             bits.expect(0, 1, "reduced resolution")
         bits.expect(0, 1, "scalability")
         if not (width and height and ticks_per_second):
-            raise VideoError(f"the video object layer: {width}x{height}, {ticks_per_second} ticks per second", _AGAIN)
+            raise VideoError(
+                f"the video object layer: {width}x{height}, {ticks_per_second} ticks per second", ENCODE_AGAIN
+            )
         return cls(
             width=width,
             height=height,
@@ -179,7 +182,7 @@ class VopParser:
 
     def __init__(self, header: VolHeader, size: FrameSize | None = None) -> None:
         if size is not None and size != header.size:
-            raise VideoError(f"the video object layer: {header.size}, expected {size}", _AGAIN)
+            raise VideoError(f"the video object layer: {header.size}, expected {size}", ENCODE_AGAIN)
         self.header = header
         self._grid_shape = header.size.block_grid_shape
         self._macroblocks_shape = (self._grid_shape[0] // 2, self._grid_shape[1] // 2)
@@ -256,7 +259,7 @@ class VopParser:
                 patterns,
             )
             if position < 0:
-                raise VideoError(f"the VOP: macroblock row {row}, column {col}: {REASONS[position]}", _AGAIN)
+                raise VideoError(f"the VOP: macroblock row {row}, column {col}: {REASONS[position]}", ENCODE_AGAIN)
         if with_iframes or not vop.is_iframe:
             _check_stuffing(data, position)
         return vop
@@ -267,11 +270,13 @@ class VopParser:
             return len(_VOP_START)
         at = data.find(_VOP_START)
         if at < 0 or not data.startswith(_START_CODE):
-            raise VideoError(f"a packet of {len(data)} bytes without a VOP, or with something else before it", _AGAIN)
+            raise VideoError(
+                f"a packet of {len(data)} bytes without a VOP, or with something else before it", ENCODE_AGAIN
+            )
         if _VOL_START.search(data, 0, at):
             header = VolHeader.parse(data[:at])
             if header != self.header:
-                raise VideoError(f"the stream changes half-way: {header}, before {self.header}", _AGAIN)
+                raise VideoError(f"the stream changes half-way: {header}, before {self.header}", ENCODE_AGAIN)
         return at + len(_VOP_START)
 
     def _padded(self, data: bytes) -> UInt8:
@@ -293,7 +298,7 @@ def _read_vop_header(bits: _Bits, time_increment_bits: int) -> tuple[Vop, int]:
     """Return the header (ISO/IEC 14496-2, 6.2.5) and f_code - 1 (0 for I-VOPs)."""
     kind = bits.take(2)
     if kind not in (_I_VOP, _P_VOP):
-        raise VideoError(f"a {_VOP_NAMES[kind]}-VOP, expected I or P", _AGAIN)
+        raise VideoError(f"a {_VOP_NAMES[kind]}-VOP, expected I or P", ENCODE_AGAIN)
     is_iframe = kind == _I_VOP
     while bits.take(1):  # seconds since the VOP before
         pass
@@ -307,7 +312,7 @@ def _read_vop_header(bits: _Bits, time_increment_bits: int) -> tuple[Vop, int]:
     quantiser = bits.take(5)
     f_code = 1 if is_iframe else bits.take(3)
     if not (quantiser and f_code):
-        raise VideoError(f"the VOP: quantiser {quantiser}, f_code {f_code}, expected at least 1", _AGAIN)
+        raise VideoError(f"the VOP: quantiser {quantiser}, f_code {f_code}, expected at least 1", ENCODE_AGAIN)
     return Vop(is_iframe=is_iframe, is_coded=True, rounding_type=rounding_type, quantiser=quantiser), f_code - 1
 
 
@@ -317,6 +322,8 @@ def _check_stuffing(data: bytes, position: int) -> None:
     expected = (1 << (7 - used)) - 1
     rest = data[at + 1 :]
     if at >= len(data) or data[at] & (1 << (8 - used)) - 1 != expected or (rest and not rest.startswith(_START_CODE)):
-        raise VideoError(f"the VOP: its macroblocks end at byte {at} of {len(data)}, with no stuffing there", _AGAIN)
+        raise VideoError(
+            f"the VOP: its macroblocks end at byte {at} of {len(data)}, with no stuffing there", ENCODE_AGAIN
+        )
     if _VOP_START in rest:
-        raise VideoError("a packet of several VOPs", _AGAIN)
+        raise VideoError("a packet of several VOPs", ENCODE_AGAIN)

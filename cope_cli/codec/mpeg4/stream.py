@@ -22,11 +22,12 @@ from numpy.typing import NDArray
 from cope_cli.codec.colour import Colour, Picture
 from cope_cli.codec.fusion import FrameSize
 from cope_cli.codec.gop import GopSpan, gop_spans
+from cope_cli.codec.mpeg4.bitstream import ENCODE_AGAIN
 from cope_cli.codec.mpeg4.prediction import Planes
 from cope_cli.errors import VideoError
 from cope_cli.types import UInt8
 
-_DECODER_OPTIONS = {"flags": "+bitexact", "idct": "simpleauto"}
+DECODER_OPTIONS = {"flags": "+bitexact", "idct": "simpleauto"}
 _INDEX_KEYFRAME = 1
 #: FFmpeg's AVMotionVector. PyAV builds this type anew for every frame, which takes longer than all the rest of it.
 MOTION_VECTOR = np.dtype(
@@ -117,22 +118,19 @@ def _plane_in_blocks(plane: av.video.plane.VideoPlane, height: int, width: int) 
     return rows.reshape(height, plane.line_size)[:, :width].copy()
 
 
-_AGAIN = "Run `cope encode --force` on its source again."
-
-
 @contextlib.contextmanager
 def _opened(path: Path) -> Iterator[tuple[av.container.InputContainer, av.VideoStream]]:
     """Open an encoded file; FFmpeg's errors while it is open become `VideoError`."""
     try:
         with av.open(str(path)) as container:
             if not container.streams.video:
-                raise VideoError(f"{path}: no video stream", _AGAIN)
+                raise VideoError(f"{path}: no video stream", ENCODE_AGAIN)
             stream = container.streams.video[0]
             if stream.codec_context.name != "mpeg4":
-                raise VideoError(f"{path}: the codec is {stream.codec_context.name}, expected mpeg4", _AGAIN)
+                raise VideoError(f"{path}: the codec is {stream.codec_context.name}, expected mpeg4", ENCODE_AGAIN)
             yield container, stream
     except (av.error.FFmpegError, OSError) as error:
-        raise VideoError(f"{path}: cannot be read: {error}", _AGAIN) from error
+        raise VideoError(f"{path}: cannot be read: {error}", ENCODE_AGAIN) from error
 
 
 def read_gop_spans(path: Path) -> list[GopSpan]:
@@ -145,7 +143,7 @@ def read_gop_spans(path: Path) -> list[GopSpan]:
         is_iframe = [bool(entry.flags & _INDEX_KEYFRAME) for entry in stream.index_entries]
     if not is_iframe or not is_iframe[0]:
         found = "a P-frame" if is_iframe else "no frame"
-        raise VideoError(f"{path}: begins with {found}, expected an I-frame", _AGAIN)
+        raise VideoError(f"{path}: begins with {found}, expected an I-frame", ENCODE_AGAIN)
     return gop_spans(is_iframe)
 
 
@@ -181,13 +179,13 @@ def read_frames(
     with _opened(path) as (container, stream):
         context = stream.codec_context
         context.thread_type = "NONE"
-        context.options = _DECODER_OPTIONS | ({"flags2": "+export_mvs"} if with_vectors else {})
+        context.options = DECODER_OPTIONS | ({"flags2": "+export_mvs"} if with_vectors else {})
         header = context.extradata or b""
         size, colour = None, None
         for index, packet in _packets(container, stream, ranges):
             frames = packet.decode()
             if len(frames) != 1 or frames[0].pts != packet.pts:
-                raise VideoError(f"{path}: frame {index} gave {len(frames)} pictures, expected its own", _AGAIN)
+                raise VideoError(f"{path}: frame {index} gave {len(frames)} pictures, expected its own", ENCODE_AGAIN)
             frame = frames[0]
             if size is None or colour is None:
                 size = FrameSize(width=frame.width, height=frame.height)
@@ -218,7 +216,7 @@ def _packets(
         if not packet.size or packet.dts is None:
             continue
         if (index := index_of.get(packet.dts)) is None:
-            raise VideoError(f"{container.name}: a frame at {packet.dts} that its index does not list", _AGAIN)
+            raise VideoError(f"{container.name}: a frame at {packet.dts} that its index does not list", ENCODE_AGAIN)
         while index >= current.stop:
             if (following := next(wanted, None)) is None:
                 return
@@ -229,9 +227,11 @@ def _packets(
 
 def _check_frame(path: Path, index: int, frame: av.VideoFrame, size: FrameSize) -> None:
     if (frame.width, frame.height) != (size.width, size.height):
-        raise VideoError(f"{path}: frame {index} is {frame.width}x{frame.height}, the frames before {size}", _AGAIN)
+        raise VideoError(
+            f"{path}: frame {index} is {frame.width}x{frame.height}, the frames before {size}", ENCODE_AGAIN
+        )
     if frame.format.name not in ("yuv420p", "yuvj420p"):
-        raise VideoError(f"{path}: frame {index} is {frame.format.name}, expected yuv420p", _AGAIN)
+        raise VideoError(f"{path}: frame {index} is {frame.format.name}, expected yuv420p", ENCODE_AGAIN)
     kind = frame.pict_type
     if kind not in (av.video.frame.PictureType.I, av.video.frame.PictureType.P):
         raise VideoError(f"{path}: frame {index} is a {av.video.frame.PictureType(kind).name}-frame, expected I or P")

@@ -16,7 +16,8 @@ import torch
 
 from cope_cli.data.collate import PairBatch, collate, collate_pairs, split_bad
 from cope_cli.errors import DataError
-from cope_cli.model.batch import IGNORED_LABEL, VideoLMBatch
+from cope_cli.model.batch import VideoLMBatch
+from cope_cli.model.token_plan import IGNORED_LABEL
 
 
 class _Readable(Protocol):

@@ -168,7 +168,7 @@ class DirectConfig:
     """How a video file becomes fused primitives without re-encoding, by time.
 
     Attributes:
-        extract: fusion window in frames of 1/30 s whatever the video's rate, grid, tail.
+        extract: fusion window in frames of 1/30 s at any rate of the video; grid, tail.
         gop_frames: the length of the slots' GOPs, in frames of 1/30 s: keyframes are chosen in each.
         stream: which video stream of the file, counted from 0.
     """

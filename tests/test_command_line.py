@@ -25,7 +25,8 @@ from cope_cli.config import EncodeConfig, ExtractConfig, FramesConfig
 from cope_cli.evaluate.config import AblationConfig, AccuracyConfig, RetrievalConfig, TtftConfig
 from cope_cli.inspect.config import InspectConfig
 from cope_cli.options import Panel, flag_of, option, options_of
-from cope_cli.train.config import FinetuneConfig, PretrainConfig
+from cope_cli.train.finetune.config import FinetuneConfig
+from cope_cli.train.pretrain.config import PretrainConfig
 from cope_cli.world.config import WorldConfig
 
 SAMPLES = Path(__file__).parents[1] / "sample_videos"

@@ -4,7 +4,7 @@
 
 Takes the first clips of a folder of `cope scenes --num`, encodes and extracts them as `cope encode` and `cope extract
 --fusion 30` do, and compares the fused motion on each moving thing (the inner part of its disc, at the slot's end) with
-how far it went since the slot before, as its record says; beside it the motion of the background, which stands still.
+how far it went since the previous slot, as its record says; beside it the motion of the background, which stands still.
 
 Covered: things that move straight over a whole slot, clips without pans. Not covered: spinning, growing, collisions.
 """

@@ -1,4 +1,4 @@
-"""Parts of an entry in the making: compressed slots that one process writes and another joins.
+"""Parts of an unfinished entry: compressed slots that one process writes and another joins.
 
 A part is a file of a workspace, a sequence of (name of the array, size, chunk). It is never part of a cache entry, and
 is read only by the process that had it made.

@@ -4,7 +4,7 @@
 cope_cache/
   encoded/<name>-<key8>.mp4 + .json     one re-encoded video
   primitives/<name>-<key8>.zarr/        its slots, with manifest.json inside
-  tmp/                                  entries in the making
+  tmp/                                  unfinished entries
 ```
 """
 
@@ -82,7 +82,7 @@ class PrimitivesEntry:
 
     @property
     def way(self) -> str:
-        """How they were made: "direct" or "re-encoded"."""
+        """How the primitives were made: "direct" or "re-encoded"."""
         return DIRECT if self.is_direct else "re-encoded"
 
     @property

@@ -75,7 +75,7 @@ class Chat:
                 return
 
     def _try(self, line: str) -> None:
-        """Do what a line says; what goes wrong is said, and the conversation goes on."""
+        """Run the command of a line; an error is printed, and the conversation continues."""
         try:
             self._do(line)
         except KeyboardInterrupt:

@@ -3,7 +3,7 @@
     frame[t] = warp(frame[t - s], motion) + residual        exactly, in integers, on the grid
 
 `motion` is composed through the window's s P-frames by following each grid point backwards; `residual` is whatever
-is then missing, so that the identity above holds for every pixel whatever the codec did.
+is then missing, so that the identity above holds for every pixel no matter what the codec did.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def block_grid(records: NDArray[np.void] | None, size: FrameSize, out: Int16 | N
         grid[:] = 0
     elif kernels.fill_blocks(records, grid):
         raise VideoError(
-            "motion vectors that are not half-pixel vectors of the picture's blocks into the frame before "
+            "motion vectors that are not half-pixel vectors of the picture's blocks into the previous frame "
             "(B-frames, quarter-pixels, damage)",
             "Only streams made by `cope encode` can be extracted.",
         )
@@ -66,12 +66,12 @@ def fuse_motion(window: Sequence[Int16] | Int16, size: FrameSize, grid_px: int) 
     """Compose a window's block grids into one motion field.
 
     Args:
-        window: the block grids of the P-frames since the slot before, oldest first; best as one array.
+        window: the block grids of the P-frames since the previous slot, oldest first; best as one array.
         size: the stream's picture size.
         grid_px: grid side G.
 
     Returns:
-        (2, G, G) int16, displacement (x, y) in half-pixels of each grid point since the slot before.
+        (2, G, G) int16, displacement (x, y) in half-pixels of each grid point since the previous slot.
     """
     motion = np.empty((2, grid_px, grid_px), np.int16)
     kernels.trace(np.asarray(window), size.width, size.height, motion)

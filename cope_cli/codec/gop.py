@@ -34,7 +34,7 @@ class GopSpan:
 
 @dataclass(frozen=True, kw_only=True)
 class Slot:
-    """One sampled time step: an I-frame (`window_frames` 0), or the P-frames since the slot before, fused."""
+    """One sampled time step: an I-frame (`window_frames` 0), or the P-frames since the previous slot, fused."""
 
     frame: int
     gop: int

@@ -35,7 +35,7 @@ def fill_blocks(records, out):  # type: ignore[no-untyped-def]
             pixels, 0 where there is no vector.
 
     Returns:
-        0, or 1 if a vector is not a half-pixel vector into the frame before, or of a block outside the picture.
+        0, or 1 if a vector is not a half-pixel vector into the previous frame, or of a block outside the picture.
     """
     out[:] = 0
     rows, cols = out.shape[0], out.shape[1]
@@ -181,7 +181,7 @@ def yuv_to_rgb(luma, cb, cr, shift, coefficients, out):  # type: ignore[no-untyp
 
 @compiled
 def warp(previous, motion, width_px, height_px, out):  # type: ignore[no-untyped-def]
-    """Sample the grid frame of the slot before at the positions that motion points back to, bilinearly.
+    """Sample the grid frame of the previous slot at the positions that motion points back to, bilinearly.
 
     Args:
         previous: (G, G, 3) uint8.
@@ -223,7 +223,7 @@ def compensate(previous, displacements, rounding_type, out):  # type: ignore[no-
     """Predict a plane in blocks of 8x8 as MPEG-4 does: bilinear in half-pixels, from the plane before.
 
     Args:
-        previous: (H, W) uint8, the reference; beyond its edges its outermost pixels go on.
+        previous: (H, W) uint8, the reference; beyond its edges its outermost pixels are repeated.
         displacements: (H / 8, W / 8, 2) int16, current minus reference position.
         rounding_type: subtracted from what is added before a mean is cut off.
         out: (H, W) uint8, overwritten.

@@ -147,7 +147,7 @@ class _Window:
         return self._buffer[: self._num]
 
     def begin(self, reference: StreamFrame | None) -> None:
-        """Begin a new window; `reference`, the frame before it, is needed for `predicted` only."""
+        """Begin a new window; `reference`, the previous frame, is needed for `predicted` only."""
         self._num = 0
         self._reference = reference.planes if reference is not None else None
 

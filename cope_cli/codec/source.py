@@ -55,7 +55,7 @@ class Source:
     def frames(self) -> Iterator[av.VideoFrame]:
         """Decode, give frames without a timestamp or a length one, and refuse a gap that no video has.
 
-        Where the timestamps step back, a recording begins anew (two files joined): it follows the frame before it.
+        Where the timestamps step back, a recording begins anew (two files joined): it follows the previous frame.
         """
         step = self.frame_step
         pts, shift = 0, 0

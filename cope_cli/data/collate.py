@@ -25,7 +25,7 @@ class PairBatch:
     """Pairs of neighbouring slots, P of them.
 
     Attributes:
-        rgb: (P, 2, V, V, 3) uint8, the slot before and the P slot; V is 0 where tokens are given.
+        rgb: (P, 2, V, V, 3) uint8, the previous slot and the P slot; V is 0 where tokens are given.
         motion: (P, 2, G, G) int16, half-pixels of the encoded stream.
         residual: (P, G, G, 3) int16.
         frame_size_px: (P, 2) int32, width and height of the encoded stream.

@@ -308,7 +308,7 @@ class PretrainDataset:
         return tuple(sorted({*later, *(slot - 1 for slot in later)}))
 
     def pair_slots(self, name: str) -> tuple[int, ...]:
-        """Return the later slot of each pair of an entry: its P slots, each of which follows on the slot before."""
+        """Return the later slot of each pair of an entry: its P slots, each of which has a previous slot."""
         is_iframe = self._entries.primitives(name).slots.is_iframe
         return tuple(int(slot) for slot in np.flatnonzero(~is_iframe))
 

@@ -9,7 +9,7 @@ An item is a training item with some fields more, of which each may be absent:
 "answer": "left"                         the short answer; where absent, what the item has as its answer
 "options": ["left", "right", ...]        of a choice, in the order of their letters
 "chance": 0.25                           what guessing scores, where the data knows it
-"about": "object at the left"            words that an answer may say besides: they are not judged
+"about": "object at the left"            words that an answer may add: they are not judged
 ```
 
 An open answer is right if its words are the expected ones, or contain them and no other answer that the data has for

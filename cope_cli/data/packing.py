@@ -6,7 +6,7 @@ block       0 0 0 ...  0  | 1  1  ... | 2  2  ...
 sees        itself causally, the prefix; no other question
 ```
 
-The prefix is what the prompts of all questions begin with, whatever the tokenizer; it holds the visual tokens. Each
+The prefix is what the prompts of all questions begin with, for any tokenizer; it holds the visual tokens. Each
 question sees what it would see alone, at the same positions, so its logits are the same.
 """
 
@@ -43,7 +43,7 @@ def pack_prompts(prompts: Sequence[Prompt]) -> Prompt:
 
 
 def _common_length(prompts: Sequence[Prompt]) -> int:
-    """Return how many positions all prompts begin with alike.
+    """Return the number of positions that all prompts begin with.
 
     It ends one before the first label: what predicts a label stands in the same block.
     """

@@ -1,4 +1,4 @@
-r"""The one place where prompts are built, for finetuning and for asking alike.
+r"""The one place where prompts are built, for finetuning and for asking.
 
 ```
 <|im_start|>system\nYou are a helpful assistant.<|im_end|>\n
@@ -48,7 +48,7 @@ class Timeline:
         slot_seconds: time of each slot.
         window_seconds: the fusion window.
         video_seconds: length of the video.
-        slot_window_seconds: length of each slot's own window, 0 for I-frame slots; empty where all are alike.
+        slot_window_seconds: length of each slot's own window, 0 for I-frame slots; empty if all are equal.
     """
 
     slot_gop: tuple[int, ...]
@@ -241,7 +241,7 @@ class PromptBuilder:
 
 
 class _Writer:
-    """A prompt in the making."""
+    """A prompt that is being built."""
 
     def __init__(self, tokenizer: Any) -> None:
         self.tokenizer = tokenizer

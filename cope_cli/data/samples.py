@@ -79,7 +79,7 @@ class PairSample:
     """Two neighbouring slots of a GOP, for pre-training (paper 3.3), as pictures or as stored vision tokens.
 
     Attributes:
-        rgb: (2, V, V, 3) uint8, the slot before and the P slot; V is 0 where tokens are read.
+        rgb: (2, V, V, 3) uint8, the previous slot and the P slot; V is 0 where tokens are read.
         motion: (2, G, G) int16, of the P slot.
         residual: (G, G, 3) int16, of the P slot.
         frame_size_px: (2,) int32, width and height of the encoded stream.
@@ -117,7 +117,7 @@ def read_visuals(primitives: Primitives, frames: Frames, plan: TokenPlan, size_p
 
 
 def read_pair(primitives: Primitives, shown: Frames | Features, slot: int) -> PairSample:
-    """Read a P slot and the slot before it; raises like `read_visuals`.
+    """Read a P slot and the previous slot; raises like `read_visuals`.
 
     Args:
         primitives: the video's entry.
@@ -125,7 +125,7 @@ def read_pair(primitives: Primitives, shown: Frames | Features, slot: int) -> Pa
         slot: the P slot.
 
     Raises:
-        LookupError: `slot` is an I-frame slot: nothing leads to it from the slot before.
+        LookupError: `slot` is an I-frame slot: it has no motion from the previous slot.
     """
     motion, residual = primitives.motion(slot), primitives.residual(slot)
     pictures, tokens = _NO_PICTURES, None

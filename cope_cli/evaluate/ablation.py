@@ -1,4 +1,4 @@
-"""`cope bench --ablation SPEC`: a table of trainings x seeds x evaluations, everything else alike.
+"""`cope bench --ablation SPEC`: a table of trainings x seeds x evaluations, with everything else equal.
 
 A specification is YAML or JSON; paths are relative to its folder:
 
@@ -22,7 +22,7 @@ variants:
 
 Each variant changes some fields and keeps the rest. `of` asks another variant's model again, shown otherwise. Trainings
 that come to the same are run once. One JSON a variant and seed; what has one is not run again, and a training that
-was interrupted goes on.
+was interrupted resumes.
 """
 
 from __future__ import annotations
@@ -44,7 +44,8 @@ from cope_cli.evaluate.accuracy import measure_accuracy
 from cope_cli.evaluate.retrieval import measure_retrieval
 from cope_cli.files import canonical_json, write_json, write_text
 from cope_cli.runs import Kind, read_status, result_folder
-from cope_cli.train.config import FinetuneConfig, PretrainConfig
+from cope_cli.train.finetune.config import FinetuneConfig
+from cope_cli.train.pretrain.config import PretrainConfig
 from cope_cli.types import OnText
 
 _KEYS = {"model", "data", "test", "kinds", "test_cache", "seeds", "pretrain", "finetune", "variants", "video_root"}
@@ -302,7 +303,7 @@ def _measured(
 
 
 def _trained(kind: Kind, config: PretrainConfig | FinetuneConfig, cache: Cache, runs: Path, on_note: OnText) -> Path:
-    """Return the finished run of some settings; runs it, or goes on with it, if need be."""
+    """Return the finished run of some settings; runs it, or resumes it."""
     from cope_cli.train.finetune.stage import finetune
     from cope_cli.train.pretrain.stage import pretrain
 

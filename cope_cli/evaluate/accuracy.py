@@ -182,11 +182,11 @@ def measure_accuracy(
 
 @dataclass(frozen=True, kw_only=True)
 class _Asked:
-    """Questions about a video that begin alike.
+    """Questions about a video with a common beginning.
 
     Attributes:
         numbers: of the questions.
-        prefix: what they share, and how each goes on.
+        prefix: what they share, and how each continues.
     """
 
     numbers: Sequence[int]

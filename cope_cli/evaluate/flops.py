@@ -131,7 +131,7 @@ class LengthRow:
     """The longest video under one limit, visual tokens only, one slot a second.
 
     Attributes:
-        geometry: its name; "any" for a context, which geometries of the same tokens per slot fill alike.
+        geometry: its name; "any" for a context, which geometries of the same tokens per slot fill equally.
         limit: "context" or "GPU".
         limit_size: tokens of the context, or bytes of memory, of one GPU or of several together (10^9 a GB).
         tokens: positions that fit: on a GPU, what bfloat16 weights leave for the key-value cache, activations not

@@ -58,9 +58,9 @@ class RetrievalRow:
     Attributes:
         name: of the entry; "all videos".
         num_frames: slots of the video, S.
-        num_queries: P slots with the slot before them, Q.
+        num_queries: P slots with a previous slot, Q.
         model: recall by rank, as a share.
-        vision: the same of the vision tokens of the slot before.
+        vision: the same of the vision tokens of the previous slot.
         chance: the same of guessing.
     """
 

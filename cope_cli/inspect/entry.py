@@ -1,4 +1,4 @@
-"""Finding what is to be looked at: a video's primitives in the cache, or the stages that make them."""
+"""Finding what to show: a video's primitives in the cache, or the stages that make them."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ def _primitives_of(
 ) -> list[PrimitivesEntry]:
     """Return the usable primitives made of these encoded videos or read directly from the same file.
 
-    Of a name also those whose encoded video is gone.
+    For a name, also those whose encoded video is gone.
     """
     upstream = {entry.manifest.fingerprint for entry in encoded}
     is_file = Path(video).is_file()

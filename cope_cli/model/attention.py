@@ -48,7 +48,7 @@ def block_mask(block: Tensor) -> tuple[Tensor, Tensor]:
         block: (B, L) int64, 0 for the prefix, else the question's number; -1 for padding.
 
     Returns:
-        (B, 1, L, L) bool, and (B, L) int64: a position is the number of those it sees besides itself.
+        (B, 1, L, L) bool, and (B, L) int64: a position is the number of other positions that it sees.
     """
     query, key = block[:, :, None], block[:, None, :]
     seen = (((key == 0) | (key == query)) & (key >= 0)).tril()

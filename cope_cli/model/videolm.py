@@ -157,7 +157,7 @@ class VideoLM(nn.Module):
         """Cut frames, or the arrays of P slots, into at least one chunk with small activations.
 
         Returns one chunk if gradients are enabled, because they keep all activations anyway, and with several ranks,
-        which must call each module equally often whatever their number of items.
+        which must call each module equally often for any number of items.
         """
         if torch.is_grad_enabled() or (torch.distributed.is_available() and torch.distributed.is_initialized()):
             return (items,)

@@ -1,7 +1,7 @@
-"""Many videos: one process each at a time, and no failure of one that reaches another.
+"""Many videos, each in a worker process, so that a failure of one never reaches another.
 
-Every worker is a process of its own. If it dies (a crash in native code, the out-of-memory killer), the video it had
-fails by name, a fresh worker takes its place, and the batch goes on. An exception of any kind is that video's failure.
+If a worker dies (a crash in native code, the out-of-memory killer), its video fails by name, a fresh worker takes its
+place, and the batch continues. An exception of any kind is that video's failure.
 """
 
 from __future__ import annotations

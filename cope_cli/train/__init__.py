@@ -1,1 +1,1 @@
-"""Training on the cache: the Trainer subclass, the two recipes, and the folders their runs are kept in."""
+"""Training on the cache: the Trainer subclass, and the two stages."""

@@ -28,7 +28,7 @@ from cope_cli.model.checkpoint.hub import model_folder
 from cope_cli.model.checkpoint.outline import Outline, read_outline
 from cope_cli.model.delta_encoder import DeltaEncoderConfig
 from cope_cli.model.sizes.small import build_small_videolm
-from cope_cli.train.config import FinetuneConfig
+from cope_cli.train.finetune.config import FinetuneConfig
 from cope_cli.types import OnProgress
 
 ProblemKind = Literal["malformed", "missing video", "unreadable video", "no entry", "bad entry", "too long"]
@@ -214,7 +214,7 @@ def _problem(kind: ProblemKind, error: CopeError, where: str = "") -> Problem:
 def _find(
     items: Sequence[Item], index: VideoIndex, config: FinetuneConfig, problems: list[Problem]
 ) -> list[tuple[Item, PrimitivesEntry]]:
-    """Return the items that have an entry; says of the others whether their video could have one."""
+    """Return the items that have an entry; for the others it reports whether their video could have one."""
     found = []
     for item in items:
         try:

@@ -5,21 +5,14 @@ Imports neither torch nor transformers, so that a command can show its defaults 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, ClassVar
 
 from cope_cli.config import ExtractConfig
-from cope_cli.data.keyframes import KeyframeMix
 from cope_cli.errors import UsageError
-from cope_cli.options import Check, Dtype, Panel, above, at_least, check_options, option, redefault
-
-#: Fresh Delta-encoder instead of a pre-trained one.
-FRESH = "fresh"
-#: The paper's rate for a batch of 64 (SPEC section 3): it grows with the batch, whatever the number of ranks.
-PRETRAIN_RATE_PER_64 = 6.25e-5
+from cope_cli.options import Check, Dtype, Panel, above, at_least, check_options, option
 
 
 class Reporter(StrEnum):
@@ -37,21 +30,6 @@ class Optimizer(StrEnum):
     MUON = "muon"
 
 
-class Part(StrEnum):
-    """Parts that can be frozen; the projector includes the newline token. The vision tower is frozen by default."""
-
-    LLM = "llm"
-    PROJECTOR = "projector"
-    DELTA_ENCODER = "delta-encoder"
-
-
-class Recipe(StrEnum):
-    """Sets of defaults for pre-training."""
-
-    PAPER = "paper"
-    SMALL = "small"
-
-
 class Branches(StrEnum):
     """Branches of a Delta-encoder."""
 
@@ -61,7 +39,7 @@ class Branches(StrEnum):
 
 
 class Schedule(StrEnum):
-    """How the learning rate goes on after the warm-up: down to 0 along a cosine or a line, or not at all."""
+    """The learning rate after the warm-up: falling to 0 along a cosine or a line, or constant."""
 
     COSINE = "cosine"
     LINEAR = "linear"
@@ -75,13 +53,6 @@ class Preset(StrEnum):
     WIDE = "wide"
     SMALL = "small"
     TINY = "tiny"
-
-
-class Switch(StrEnum):
-    """On or off."""
-
-    ON = "on"
-    OFF = "off"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -288,207 +259,3 @@ class FreshDeltaEncoder:
     delta_branches: Branches = option(
         Branches.BOTH, help="Branches of a fresh Delta-encoder; one alone is a control.", panel=Panel.MODEL
     )
-
-
-def parse_windows(text: str | None) -> Mapping[str, Any]:
-    """Read the value of `--fusion-mix`: fusion windows in frames, separated by commas.
-
-    Raises:
-        UsageError: one is not a whole number.
-    """
-    if text is None:
-        return {}
-    try:
-        return {"fusion_mix": tuple(int(part) for part in text.split(","))}
-    except ValueError as error:
-        raise UsageError(f"--fusion-mix {text}: expected windows in frames, as in 10,15,30") from error
-
-
-@dataclass(frozen=True, kw_only=True)
-class PretrainConfig(FreshDeltaEncoder, TrainConfig):
-    """Settings of pre-training the Delta-encoder (paper 3.3, B)."""
-
-    batch_size: int = redefault(TrainConfig, "batch_size", 16)
-    recipe: Recipe | None = option(
-        None,
-        help="Defaults of learning rate, warm-up, steps and global batch. Default: small for the small model; for "
-        "others the paper's rate over one epoch.",
-        panel=Panel.OPTIMISATION,
-    )
-    fusion_mix: tuple[int, ...] | None = option(
-        None,
-        help="Train on several fusion windows in equal parts, as in 10,15,30. Default: --fusion alone.",
-        parse=parse_windows,
-        panel=Panel.DATA,
-    )
-    held_out: float = option(
-        0.1,
-        help="Share of the videos that is kept for evaluation; 0: train on all.",
-        check=Check(lambda value: 0 <= value < 1, "0 or more and below 1"),
-        panel=Panel.DATA,
-    )
-    eval_steps: int = option(
-        500, help="Steps between evaluations on held-out videos.", check=at_least(1), panel=Panel.OUTPUT
-    )
-    eval_pairs: int = option(
-        1000, help="Most held-out pairs of each window to evaluate on.", check=at_least(1), panel=Panel.OUTPUT
-    )
-    store_features: bool = option(
-        False,
-        help="Compute vision tokens once and keep them in the cache: 1.7 MB a slot for SigLIP so400m.",
-        panel=Panel.DATA,
-    )
-
-    #: The loss falls to 0.80 of that of copying the previous slot, and keeps falling.
-    SMALL_STEPS: ClassVar[int] = 60
-    SMALL_LEARNING_RATE: ClassVar[float] = 2e-3
-    #: The paper's run (3.3, C): 113 K iterations on batches of 1024.
-    PAPER_STEPS: ClassVar[int] = 113_000
-    PAPER_GLOBAL_BATCH: ClassVar[int] = 1024
-    PAPER_WARMUP_STEPS: ClassVar[int] = 1000
-    FREE: ClassVar[frozenset[str]] = TrainConfig.FREE | {"eval_steps", "eval_pairs"}
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.fusion_mix is not None:
-            if len(set(self.fusion_mix)) != len(self.fusion_mix) or len(self.fusion_mix) < 2:
-                raise UsageError(f"--fusion-mix {','.join(map(str, self.fusion_mix))}: expected at least two windows")
-            for window in self.fusion_mix:
-                ExtractConfig(fusion_frames=window, grid_px=self.grid_px)
-
-    def resolve(self) -> PretrainConfig:
-        """Return the settings with the recipe's global batch, and the windows of a mix in order."""
-        changes: dict[str, Any] = {}
-        if self.recipe == Recipe.PAPER and self.global_batch is None and self.accumulate == 1:
-            changes["global_batch"] = self.PAPER_GLOBAL_BATCH
-        if self.fusion_mix is not None:
-            changes |= {"fusion_mix": tuple(sorted(self.fusion_mix)), "fusion_frames": max(self.fusion_mix)}
-        return replace(self, **changes)
-
-    @property
-    def windows(self) -> tuple[int, ...]:
-        """The fusion windows to train on, in frames, ascending."""
-        return tuple(sorted(self.fusion_mix or (self.fusion_frames,)))
-
-    @property
-    def is_small(self) -> bool:
-        """Whether the small recipe holds."""
-        return self.recipe == Recipe.SMALL or (self.recipe is None and self.model is None)
-
-    def resolved_learning_rate(self, num_ranks: int = 1) -> float:
-        """Return the peak rate: the one given, the small model's, or 6.25e-5 * global batch / 64."""
-        if self.learning_rate is not None:
-            return self.learning_rate
-        if self.is_small:
-            return self.SMALL_LEARNING_RATE
-        return PRETRAIN_RATE_PER_64 * self.step_samples(num_ranks) / 64
-
-    def num_steps(self, num_samples: int, num_ranks: int = 1) -> int:
-        """Return the optimiser steps over a dataset: as given, the recipe's, or those of an epoch."""
-        if self.steps is None and self.epochs is None:
-            if self.recipe == Recipe.PAPER:
-                return self.PAPER_STEPS
-            if self.is_small:
-                return self.SMALL_STEPS
-        return super().num_steps(num_samples, num_ranks)
-
-    def num_warmup_steps(self, num_steps: int) -> int:
-        """Return the steps in which the rate rises: as given, the paper's in its recipe, else a tenth of the steps."""
-        if self.warmup_steps is None and self.recipe == Recipe.PAPER:
-            return self.PAPER_WARMUP_STEPS
-        return super().num_warmup_steps(num_steps)
-
-
-@dataclass(frozen=True, kw_only=True)
-class FinetuneConfig(FreshDeltaEncoder, TrainConfig):
-    """Settings of finetuning a VideoLM (paper 3.3, 4.1, C)."""
-
-    data: Path = option(
-        help="Items of LLaVA-Video-178K as JSON or JSON lines, or a YAML recipe of several files.", panel=Panel.DATA
-    )
-    video_root: Path | None = option(
-        None,
-        help="Folder that the items' video paths are relative to. Default: compare the ends of paths.",
-        panel=Panel.DATA,
-    )
-    keyframes: int | str = option(
-        "4",
-        help="K, keyframes per GOP; or several with weights, as in 1:2,2:1,4:1, drawn for each sample.",
-        panel=Panel.DATA,
-    )
-    max_gops: int = option(
-        64, help="Show longer videos by this many evenly spaced GOPs.", check=at_least(1), panel=Panel.DATA
-    )
-    delta_encoder: Path | str | None = option(
-        None,
-        help="Pretrain run, Delta-encoder folder, or fresh. Default: the model's own, or the newest pretrain run's.",
-        panel=Panel.MODEL,
-    )
-    freeze: tuple[Part, ...] = option((), help="Part to freeze; can be repeated.", panel=Panel.MODEL)
-    lora: int | None = option(
-        None,
-        help="Train LoRA adapters of this rank instead of the language model. Default: train it in full.",
-        check=at_least(1),
-        panel=Panel.MODEL,
-    )
-    lora_alpha: int | None = option(
-        None,
-        help="LoRA's scale is alpha / rank. Default: twice the rank.",
-        check=at_least(1),
-        panel=Panel.MODEL,
-    )
-    train_vision: bool = option(False, help="Train the vision tower too.", panel=Panel.MODEL)
-    vision_learning_rate: float = option(
-        2e-6,
-        flag="--vision-lr",
-        help="Peak learning rate of the vision tower.",
-        check=above(0),
-        panel=Panel.OPTIMISATION,
-    )
-    group_by_length: bool = option(False, help="Put samples of similar length into a batch.", panel=Panel.OPTIMISATION)
-    pack: int = option(
-        1,
-        help="Let up to this many items of a video share its visual tokens in one sequence.",
-        check=at_least(1),
-        panel=Panel.OPTIMISATION,
-    )
-    delta: Switch = option(
-        Switch.ON, help="off trains on RGB slots alone, without Delta-tokens: a control (H.4).", panel=Panel.MODEL
-    )
-
-    #: 60 passes over 20 items: eight questions were known by heart after 60 passes.
-    SMALL_STEPS: ClassVar[int] = 150
-    SMALL_LEARNING_RATE: ClassVar[float] = 3e-3
-    #: LLaVA-Video's and the paper's.
-    LEARNING_RATE: ClassVar[float] = 1e-5
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        KeyframeMix.parse(self.keyframes)
-        if self.lora_alpha is not None and self.lora is None:
-            raise UsageError(f"--lora-alpha {self.lora_alpha}: there is no --lora that it could scale")
-        if self.lora is not None and Part.LLM in self.freeze:
-            raise UsageError(f"--lora {self.lora} --freeze llm: LoRA trains the language model, the other freezes it")
-        if set(self.freeze) == set(Part) and not self.train_vision:
-            raise UsageError(f"--freeze {' --freeze '.join(self.freeze)}: nothing is left to train")
-
-    def resolve(self) -> FinetuneConfig:
-        """Return the settings in one way of writing them, so that a resumed run can compare."""
-        freeze = tuple(part for part in Part if part in self.freeze)
-        return replace(self, keyframes=str(self.keyframe_mix), freeze=freeze)
-
-    @property
-    def keyframe_mix(self) -> KeyframeMix:
-        """What `keyframes` says."""
-        return KeyframeMix.parse(self.keyframes)
-
-    @property
-    def keeps_frozen_bf16(self) -> bool:
-        """Whether frozen weights stay in bfloat16: a LoRA run saves none of them, and FSDP shards one type only."""
-        return self.lora is not None and self.is_bf16 and not self.fsdp
-
-    def resolved_learning_rate(self) -> float:
-        """Return the peak rate: the one given, the small model's, or 1e-5."""
-        if self.learning_rate is not None:
-            return self.learning_rate
-        return self.SMALL_LEARNING_RATE if self.model is None else self.LEARNING_RATE

@@ -16,7 +16,7 @@ import torch
 from cope_cli.cache.frames import frames_folder
 from cope_cli.cache.store import Cache
 from cope_cli.files import tree_bytes
-from cope_cli.train.config import FinetuneConfig
+from cope_cli.train.finetune.config import FinetuneConfig
 from cope_cli.train.finetune.stage import finetune
 from cope_cli.train.loop.ranks import join_ranks
 from cope_cli.train.loop.setup import OnStep

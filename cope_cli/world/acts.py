@@ -1,6 +1,6 @@
 """What a thing can do in a clip, as parts of its record, and the name of what it did, read back from the parts.
 
-Whatever a thing does, it does before the last slot of its GOP (second 7); what "keeps moving" goes on until the end.
+Whatever a thing does, it does before the last slot of its GOP (second 7); what "keeps moving" does so until the end.
 Every act works from any place: near a rim a way is shorter, or an act that needs more room takes another direction.
 """
 

@@ -64,7 +64,7 @@ def _things(canvas: Canvas, count: int) -> tuple[Thing, ...]:
 
 
 def _somewhere(canvas: Canvas, thing: Thing) -> Thing:
-    """Put a thing anywhere in the picture; half of them are turned and of another size besides."""
+    """Put a thing anywhere in the picture; half of them also are turned and have another size."""
     x_px, y_px = (float(place) for place in canvas.rng.integers(0, canvas.size_px, 2))
     thing = replace(thing, x_px=x_px, y_px=y_px)
     if canvas.rng.random() < 0.5:

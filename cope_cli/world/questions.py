@@ -66,7 +66,7 @@ class Candidate:
         least_answers: so many different answers it needs.
         said: what replies say in each twin, where that is more than the answer.
         leads: what replies say in each twin before that, as sentences.
-        where: what replies say before all else, such as "at the left".
+        where: what replies say first, such as "at the left".
         about: words of replies that are not judged, where those are not `where`.
     """
 

@@ -11,7 +11,8 @@ import pytest
 from typer.main import get_command
 
 from cope_cli.cli.main import app
-from cope_cli.train.config import FinetuneConfig, PretrainConfig
+from cope_cli.train.finetune.config import FinetuneConfig
+from cope_cli.train.pretrain.config import PretrainConfig
 
 FOLDER = Path(__file__).parents[2] / "recipes" / "paper-7b"
 RECORD = """#!/bin/bash

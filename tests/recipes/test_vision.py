@@ -21,7 +21,7 @@ from cope_cli.model.checkpoint.folders import load_delta_encoder, load_videolm
 from cope_cli.runs import RunFolder
 from cope_cli.stages.encode import encode_video
 from cope_cli.stages.extract import extract_video
-from cope_cli.train.config import PretrainConfig
+from cope_cli.train.pretrain.config import PretrainConfig
 from cope_cli.train.pretrain.stage import pretrain
 from cope_cli.world.config import WorldConfig
 from cope_cli.world.records import COLOURS

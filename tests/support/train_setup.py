@@ -12,7 +12,8 @@ from cope_cli.config import EncodeConfig, ExtractConfig
 from cope_cli.stages.encode import encode_video
 from cope_cli.stages.extract import extract_video
 from cope_cli.stages.frames import FramesRequest
-from cope_cli.train.config import FinetuneConfig, PretrainConfig
+from cope_cli.train.finetune.config import FinetuneConfig
+from cope_cli.train.pretrain.config import PretrainConfig
 
 SAMPLES = Path(__file__).parents[2] / "sample_videos"
 GRID_PX = 32

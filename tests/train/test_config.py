@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from cope_cli.errors import UsageError
-from cope_cli.train.config import FinetuneConfig, PretrainConfig
+from cope_cli.train.finetune.config import FinetuneConfig
+from cope_cli.train.pretrain.config import PretrainConfig
 
 DATA = Path("qa.json")
 

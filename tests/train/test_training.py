@@ -406,5 +406,5 @@ def test_a_broken_optimizer_file_names_the_checkpoint(train: dict[str, Train], t
     with pytest.raises(Killed):
         train["pretrain"](tmp_path / "run", call={"on_progress": kill_at(2)}, steps=3, save_steps=1)
     (tmp_path / "run" / "checkpoint-1" / "optimizer.pt").write_bytes(b"garbage")
-    with pytest.raises(CheckpointError, match="checkpoint-1: cannot go on from it"):
+    with pytest.raises(CheckpointError, match="checkpoint-1: cannot resume from it"):
         train["pretrain"](tmp_path / "run", call={"resume": True}, steps=3, save_steps=1)

@@ -178,7 +178,7 @@ def _show_ttft(report: TtftReport) -> None:
             "decode",
             "all",
             "peak",
-            "of it the run",
+            "growth",
         ],
         [
             (

@@ -23,7 +23,8 @@ from cope_cli.cli.options import (
 from cope_cli.cli.train.check import show_measured, show_report
 from cope_cli.cli.train.run import run_stage
 from cope_cli.options import Dtype, Panel
-from cope_cli.train.config import FinetuneConfig, PretrainConfig
+from cope_cli.train.finetune.config import FinetuneConfig
+from cope_cli.train.pretrain.config import PretrainConfig
 
 app = typer.Typer(help="Train the Delta-encoder, then the whole VideoLM.", no_args_is_help=True)
 

@@ -61,18 +61,18 @@ def fill_sides(records, out):  # type: ignore[no-untyped-def]
 
 @compiled
 def trace_references(blocks, links, times, start, goal_time, width_px, height_px, out):  # type: ignore[no-untyped-def]
-    """Follow every grid point from a slot back to the slot before, along the references of each block.
+    """Follow every grid point from a slot back to the previous slot, along the references of each block.
 
-    A point goes to the picture before that its block refers to, else to the one after, from which it goes on; a block
-    without vectors stands still. References precede in decoding order, so that every way ends. Where a step would pass
-    the slot before, the part of the vector up to its time counts. Positions are clamped as in `kernels.trace`.
+    A point goes to the earlier picture that its block refers to, else to the later one, and continues from there; a
+    block without vectors does not move. References come earlier in decoding order, so a trace ends. If a step passes
+    the previous slot, the part of the vector up to its time counts. Positions are clamped as in `kernels.trace`.
 
     Args:
         blocks: (n, rows, cols, 2, 2) int16, two-sided block grids in quarter-pixels.
         links: (n, 2) int64, for each frame the row of its reference before and after; -1: not after the goal, or none.
         times: (n, 2) int64, the time of each frame and of its reference before.
         start: the slot's row.
-        goal_time: the time of the slot before.
+        goal_time: the time of the previous slot.
         width_px: picture width.
         height_px: picture height.
         out: (2, G, G) int16, overwritten: end minus start position in half-pixels, x then y.

@@ -200,7 +200,7 @@ class _References:
             times = np.array([stream.frames[one].pts for one in (before, between, index)], np.int64)
             reference_kernels.bridge(self._buffer[self._rows[between]], times, grid)
         elif before in self._rows:
-            self._scale(before, index)  # goes on as the picture before did
+            self._scale(before, index)  # continues the previous picture's motion
 
     def _scale(self, source: int, target: int) -> None:
         """Give a frame another's vectors to the side before, as long as its own step to its reference lasts."""
@@ -220,7 +220,7 @@ class _References:
             self._free.append(self._rows.pop(old))
 
     def trace(self, frame: int, goal: int) -> Int16:
-        """Return the motion (2, G, G) of a slot since the slot before, both given by frame; as stored, not upright."""
+        """Return the motion (2, G, G) of a slot since the previous one, both given by frame; as stored, not upright."""
         frames = self._stream.frames
         num = len(self._buffer)
         links, times = np.full((num, 2), -1, np.int64), np.zeros((num, 2), np.int64)

@@ -143,7 +143,7 @@ class DirectFrame:
 
 
 def encode_hint(path: Path) -> str:
-    """Return how to go on with a video that cannot be read directly."""
+    """Return the hint for a video that cannot be read directly."""
     return f"Run `cope encode {path}`, then `cope extract`."
 
 

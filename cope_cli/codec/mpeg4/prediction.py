@@ -1,7 +1,7 @@
 """The codec's own prediction of a P-frame, exactly as MPEG-4 Part 2 makes it (ISO 14496-2, 7.6), and its residual.
 
 Covered: half-pixel vectors of 16x16 macroblocks and 8x8 blocks, bilinear samples with the VOP's rounding type, vectors
-that point outside the picture. Where a macroblock has no vector (intra, skipped) the frame before is taken as it is.
+that point outside the picture. Where a macroblock has no vector (intra, skipped) the previous frame is copied.
 Not covered: quarter-pixels, overlapped block compensation, global motion; `cope encode` uses none of them.
 
     frame[t] = prediction + residual        and the residual of a block without coefficients is exactly zero
@@ -47,10 +47,10 @@ class Planes:
 
 
 def predict(previous: Planes, blocks: Int16, rounding_type: int) -> Planes:
-    """Predict a P-frame from the frame before it.
+    """Predict a P-frame from the previous frame.
 
     Args:
-        previous: the frame before.
+        previous: the previous frame.
         blocks: (2 R, 2 C, 2) int16, the P-frame's block grid: displacement (x, y) in half-pixels.
         rounding_type: 0 or 1, from the P-frame's VOP header.
     """

@@ -8,7 +8,7 @@ an entry only says how many bits they take, how many places of the block they fi
 coefficients share an entry: one look-up skips all that end within the window.
 
 The data must have PADDING_BYTES zeros behind it. No code begins with WINDOW_BITS zeros, so what begins behind the end
-is an error at once, and nothing behind the padding is read, whatever the data holds.
+is an error at once, and nothing behind the padding is read, for any data.
 
 Tables and loop share a file because numba's cache only looks at the date of the file that a function stands in.
 """

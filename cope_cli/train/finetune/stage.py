@@ -33,7 +33,7 @@ from cope_cli.model.delta_encoder import DeltaEncoder
 from cope_cli.model.lora import LoraSizes, add_lora
 from cope_cli.model.videolm import VideoLM
 from cope_cli.runs import RunFolder, delta_encoder_folder, finished_runs, newest_checkpoint, result_folder
-from cope_cli.train.config import FRESH, FinetuneConfig
+from cope_cli.train.finetune.config import FRESH, FinetuneConfig
 from cope_cli.train.finetune.trainable import halve_frozen_weights, num_parameters, part_of, set_trainable
 from cope_cli.train.loop.batches import ErrorsAsSamples, FinetuneCollator
 from cope_cli.train.loop.ranks import join_ranks
@@ -239,7 +239,7 @@ def finetune(
         The folder of the model.
 
     Raises:
-        UsageError: the run folder is taken, or the run there cannot be gone on with.
+        UsageError: the run folder is taken, or the run there cannot be resumed.
         RanksError: started by torchrun, and another rank did not come or is gone.
         PathNotFoundError, DataError, EntryNotFoundError, CacheCorruptError: data file or cache cannot be used.
         CheckpointError: the model or the Delta-encoder cannot be used.

@@ -1,4 +1,4 @@
-"""Samples on their way from the cache to the Trainer: errors that keep their words, and batches that are never empty.
+"""Samples between the cache and the Trainer: errors that keep their messages, and batches that are never empty.
 
 A collated batch is a dict: `batch` for the model, `labels` whose entries other than -100 are counted as the step's
 items, `bad` the samples left out, `errors` those that stop the run, `shortened` those that show fewer GOPs than asked

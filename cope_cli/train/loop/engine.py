@@ -1,7 +1,7 @@
 """transformers' Trainer with our losses, batches, parameter groups, checkpoints and records.
 
 Covered: one process on the CPU or a GPU, several under torchrun (DDP, FSDP2), bf16, gradient accumulation, exact
-resume. Rank 0 writes; whatever can go wrong on one rank alone is told to all before they would wait for it.
+resume. Rank 0 writes; errors on one rank are broadcast before the next collective, so that no rank hangs.
 
 The loss of a step is a sum over what its samples ask for, divided by the count over all its micro-batches (and
 ranks): batch size times accumulation is what counts, not how it is cut.
@@ -141,7 +141,7 @@ class CopeTrainer(Trainer):
         """Read a step's micro-batches; every rank hears here of what any of them could not read.
 
         Raises:
-            DataError: a sample could not be read and is not to be left out, or too many were; on all ranks the same.
+            DataError: a sample could not be read and skipping is off, or too many were skipped; the same on all ranks.
         """
         with self._timed("data"):
             batches, num_items = super().get_batch_samples(epoch_iterator, num_batches, device)
@@ -321,8 +321,8 @@ class CopeTrainer(Trainer):
             super()._load_optimizer_and_scheduler(checkpoint)
         except (OSError, EOFError, ValueError, RuntimeError, KeyError, UnpicklingError) as error:
             raise CheckpointError(
-                f"{checkpoint}: cannot go on from it: {type(error).__name__}: {error}",
-                "Remove this checkpoint to go on from the one before it.",
+                f"{checkpoint}: cannot resume from it: {type(error).__name__}: {error}",
+                "Remove this checkpoint to resume from the previous one.",
             ) from error
 
 

@@ -1,4 +1,4 @@
-"""Muon for the matrices between a model's ends, AdamW for all else: fewer steps for small models from nothing.
+"""Muon for hidden weight matrices, AdamW for everything else: fewer steps for small models from fresh weights.
 
 Muon (Jordan et al. 2024) replaces the step of a matrix by the nearest matrix whose directions are all of one length, so
 that rare ones are learned as fast as common ones. Here its length follows the rate as that of AdamW's steps does (Liu
@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-#: Of the polynomial whose iteration sends all singular values to about 1, and how often it is applied.
+#: Coefficients of the polynomial whose iteration sends all singular values to about 1, and the number of iterations.
 _COEFFICIENTS, _NUM_ITERATIONS = (3.4445, -4.7750, 2.0315), 5
 _MOMENTUM = 0.95
 _STEP_RMS = 0.4  # root mean square of a step over the rate; AdamW's is 0.2 to 0.4

@@ -22,8 +22,10 @@ from cope_cli.model.sizes.small import build_small_videolm
 from cope_cli.model.videolm import VideoLM
 from cope_cli.runs import RunFolder
 from cope_cli.stages.frames import ensure_frames
-from cope_cli.train.config import FinetuneConfig, PretrainConfig, TrainConfig
+from cope_cli.train.config import TrainConfig
+from cope_cli.train.finetune.config import FinetuneConfig
 from cope_cli.train.loop.ranks import Ranks
+from cope_cli.train.pretrain.config import PretrainConfig
 from cope_cli.types import OnItem
 
 #: Called with (step, steps in all, what was logged).
@@ -182,7 +184,7 @@ def begin_run(
 
 
 def check_num_bad(num_bad: int, max_bad: int, last: BadSample) -> None:
-    """Refuse to go on once more samples than allowed could not be read.
+    """Raise an error once more samples than allowed could not be read.
 
     Raises:
         DataError: says how many, and names the last.

@@ -49,7 +49,7 @@ def check_fsdp(config: TrainConfig, ranks: Ranks) -> None:
 
 
 def check_is_sharded(model: nn.Module) -> None:
-    """Refuse to go on with a model that was to be sharded and was not.
+    """Raise an error if a model was not sharded although it was asked for.
 
     Raises:
         UsageError: it was not.

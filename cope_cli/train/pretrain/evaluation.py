@@ -2,7 +2,7 @@
 
 Per patch the error is Eq. 10's: the squared distance of the predicted vision token to the true one, summed over the
 width. It is averaged over all patches, and over the changed ones: a still background is predicted by copying. Four
-predictions are compared: the model's, the slot before as it is (copy), the model's with its Delta-tokens zeroed, and
+predictions are compared: the model's, the previous slot unchanged (copy), the model's with its Delta-tokens zeroed, and
 with those of another pair (shuffled). A model that reads its Delta-tokens is worse without them.
 
 Legend: P pairs, M vision tokens of a frame, D their width.
@@ -29,7 +29,7 @@ from cope_cli.runs import EVALUATION
 from cope_cli.train.loop.clock import StepClock
 from cope_cli.train.loop.setup import LeftOut
 
-#: A patch has changed if its token's squared distance to the slot before's is over this share of the mean squared
+#: A patch has changed if its token's squared distance to the previous slot's is over this share of the mean squared
 #: distance of the frame's tokens to their mean. A share of the frame's own spread, because attention moves every token
 #: a little when anything in the frame does, and because the scale of vision tokens differs from tower to tower.
 CHANGED_SHARE = 0.1
@@ -40,7 +40,7 @@ METHODS = ("model", "copy", "zeroed", "shuffled")
 def held_out_names(entries: Mapping[str, PrimitivesEntry], share: float, seed: int) -> frozenset[str]:
     """Return the entries to keep from training: those of `share` of the videos, at least one and never all.
 
-    All entries of one source are on the same side, whatever their windows and encodings. Which sources are held out
+    All entries of one source are on the same side, with any window and encoding. Which sources are held out
     depends on the seed and the encoded videos' content hashes alone.
 
     Args:
@@ -64,10 +64,10 @@ def held_out_names(entries: Mapping[str, PrimitivesEntry], share: float, seed: i
 
 
 def changed_patches(reference: Tensor, target: Tensor) -> Tensor:
-    """Return which patches of the later slot differ from the slot before's, by `CHANGED_SHARE`.
+    """Return which patches of the later slot differ from the previous slot's, by `CHANGED_SHARE`.
 
     Args:
-        reference: (P, M, D), vision tokens of the slot before.
+        reference: (P, M, D), vision tokens of the previous slot.
         target: (P, M, D), of the later slot.
 
     Returns:
@@ -84,7 +84,7 @@ def error_sums(predictions: Mapping[str, Tensor], reference: Tensor, target: Ten
 
     Args:
         predictions: of each of `METHODS` but copy, (P, M, D).
-        reference: (P, M, D), vision tokens of the slot before; the prediction of copying.
+        reference: (P, M, D), vision tokens of the previous slot; the prediction of copying.
         target: (P, M, D).
 
     Returns:
@@ -188,7 +188,7 @@ class Evaluator(TrainerCallback):
         """Evaluate if it is time to; Trainer's hook.
 
         Raises:
-            DataError: a pair cannot be read and is not to be left out, or too many are; on all ranks the same.
+            DataError: a pair cannot be read and skipping is off, or too many are skipped; the same on all ranks.
         """
         if state.global_step % self.every and state.global_step != state.max_steps:
             return
@@ -286,7 +286,7 @@ def _judge_window(line: Mapping[str, Any]) -> tuple[bool, str]:
         if line[f"model_{suffix}"] is not None
     }
     beats = all(ratio < 1 for ratio in beaten.values())
-    text = f"window {line['fusion_frames']}: {'beats' if beats else 'does not beat'} copying the slot before: "
+    text = f"window {line['fusion_frames']}: {'beats' if beats else 'does not beat'} copying the previous slot: "
     text += " and ".join(f"{ratio:.3f} of its error on {name}" for name, ratio in beaten.items())
     unread = [
         name

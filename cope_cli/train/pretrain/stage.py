@@ -26,7 +26,6 @@ from cope_cli.model.checkpoint.folders import load_delta_encoder, save_delta_enc
 from cope_cli.model.delta_encoder import DeltaEncoder
 from cope_cli.model.videolm import VideoLM
 from cope_cli.runs import RunFolder
-from cope_cli.train.config import PretrainConfig
 from cope_cli.train.loop.batches import ErrorsAsSamples, PretrainCollator
 from cope_cli.train.loop.clock import StepClock
 from cope_cli.train.loop.ranks import Ranks, join_ranks
@@ -43,6 +42,7 @@ from cope_cli.train.loop.setup import (
     ways_of,
 )
 from cope_cli.train.loop.sharding import check_fsdp, load_full_state_dict
+from cope_cli.train.pretrain.config import PretrainConfig
 from cope_cli.train.pretrain.evaluation import CHANGED_SHARE, Evaluator, HeldOutBatches, described, error_sums, judge
 from cope_cli.train.pretrain.features import VisionKey, check_size, missing_slots, share_of, store_features
 from cope_cli.train.pretrain.windows import PretrainData, open_pretrain_data
@@ -216,7 +216,7 @@ def pretrain(
         cache: holds the primitives.
         config: the settings.
         run_folder: where the run goes.
-        resume: go on with an unfinished run.
+        resume: continue an unfinished run.
         is_large_accepted: store vision tokens even where they take more than `features.LIMIT_BYTES`.
         on_begin: called once with what config.json says: base model, Delta-encoder, settings.
         on_progress: called with (step, steps in all, logged values).
@@ -227,7 +227,7 @@ def pretrain(
         The folder of the Delta-encoder.
 
     Raises:
-        UsageError: the run folder is taken, or the run there cannot be gone on with; or storing takes too much.
+        UsageError: the run folder is taken, or the run there cannot be resumed; or storing takes too much.
         RanksError: started by torchrun, and another rank did not come or is gone.
         EntryNotFoundError, DataError, CacheCorruptError: the cache has nothing to train on, or not in good order.
         CheckpointError: the model cannot be used.

@@ -11,15 +11,15 @@ from cope_cli.cache.store import Cache, PrimitivesEntry
 from cope_cli.data.datasets import BadSample, PretrainDataset
 from cope_cli.data.videos import VideoIndex
 from cope_cli.errors import DataError, EntryNotFoundError
-from cope_cli.train.config import PretrainConfig
 from cope_cli.train.loop.setup import open_index
+from cope_cli.train.pretrain.config import PretrainConfig
 from cope_cli.train.pretrain.evaluation import held_out_names
 
 
 class MixedPairs:
     """Pairs of several datasets, as many of each: an epoch takes from each what the smallest one has.
 
-    The larger ones are gone through in a random order over several epochs; none of their pairs comes again before all
+    The larger ones are gone through in a random order over several epochs; none of their pairs repeats before all
     have come. What an epoch holds depends on the seed and its number alone.
 
     Args:
@@ -102,7 +102,7 @@ class PretrainData:
 def open_pretrain_data(
     cache: Cache, config: PretrainConfig, *, size_px: int, features: str | None = None
 ) -> PretrainData:
-    """Find the entries of every window and part their videos into those to train on and those held out.
+    """Find the entries of every window and split their videos into those to train on and those held out.
 
     Args:
         cache: holds the primitives.

@@ -11,7 +11,7 @@ from train_setup import GRID_PX
 from cope_cli.model.batch import VideoLMBatch
 from cope_cli.model.sizes.small import build_small_videolm
 from cope_cli.model.videolm import VideoLM
-from cope_cli.train.config import Part
+from cope_cli.train.finetune.config import Part
 from cope_cli.train.finetune.trainable import num_parameters, part_of, set_trainable
 
 PARTS = tuple(Part)

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from cope_cli.errors import UsageError
-from cope_cli.train.config import FinetuneConfig
+from cope_cli.train.finetune.config import FinetuneConfig
 from cope_cli.train.loop.muon import MuonAdamW, is_hidden_matrix, orthogonalised
 from recipes.cope_tiny.model import build_tiny_videolm
 

@@ -221,13 +221,13 @@ def test_the_verdict_says_in_plain_words_whether_copying_is_beaten() -> None:
     assert good is not None
     assert good.beats_copying
     assert good.text == (
-        "window 30: beats copying the slot before: 0.800 of its error on all patches and 0.800 of its error on "
+        "window 30: beats copying the previous slot: 0.800 of its error on all patches and 0.800 of its error on "
         "changed patches"
     )
     bad = judge([_line(), _line(fusion_frames=10, model_changed_mse=3.3)])
     assert bad is not None
     assert not bad.beats_copying
-    assert "window 10: does not beat copying the slot before" in bad.text
+    assert "window 10: does not beat copying the previous slot" in bad.text
     assert "1.100 of its error on changed patches" in bad.text
     unread = judge([_line(zeroed_mse=0.8)])
     assert unread is not None
@@ -276,7 +276,7 @@ def test_the_record_names_what_was_held_out_and_how_it_went(runs: tuple[RunFolde
     config = json.loads(run.config_file.read_text())
     assert len(config["cache_entries"]) == len(config["held_out_entries"]) == 1
     assert config["cache_entries"] != config["held_out_entries"]
-    assert "copying the slot before" in config["verdict"]
+    assert "copying the previous slot" in config["verdict"]
     assert len([note for note in notes if note.startswith("step ")]) == 2
 
 

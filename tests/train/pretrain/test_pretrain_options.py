@@ -27,10 +27,10 @@ from cope_cli.model.checkpoint.folders import COPE_FILE, load_delta_encoder
 from cope_cli.runs import RunFolder
 from cope_cli.stages.extract import extract_video
 from cope_cli.stages.verify import verify_primitives
-from cope_cli.train.config import PretrainConfig, parse_windows
 from cope_cli.train.finetune.stage import choose_delta_encoder
 from cope_cli.train.loop.setup import load_base
 from cope_cli.train.pretrain import features
+from cope_cli.train.pretrain.config import PretrainConfig, parse_windows
 from cope_cli.train.pretrain.features import VisionKey, as_bfloat16, check_size
 from cope_cli.train.pretrain.stage import build_pretrain_model, pretrain
 from cope_cli.train.pretrain.windows import MixedPairs, open_pretrain_data

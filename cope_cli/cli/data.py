@@ -25,6 +25,7 @@ from cope_cli.world.config import WorldConfig
 
 if TYPE_CHECKING:
     from cope_cli.stages.batch import Outcome
+    from cope_cli.stages.extract import ExtractRecord
     from cope_cli.world.write import WrittenRecord
 
 ENCODE_EXAMPLES = [
@@ -120,7 +121,16 @@ def extract(
     else:
         batch = extract_batch(videos or [], cache, config, frames=wanted, workers=workers, force=force)
     outcomes = show.run_batch("extract", batch)
-    rows = [
+    columns = ["entry", "way", "slots", "I-frame slots", "on disk", "RGB slots added", ""]
+    drop_first = ["way", "I-frame slots", "RGB slots added"]
+    show.finish("Extracted", columns, _extracted(outcomes), outcomes, as_json=json, drop_first=drop_first)
+    if not json:
+        show.next_step("cope train pretrain")
+
+
+def _extracted(outcomes: list[Outcome[ExtractRecord]]) -> list[tuple[str, ...]]:
+    """Return a table row for each extracted video."""
+    return [
         (
             r.name,
             r.way,
@@ -133,11 +143,6 @@ def extract(
         for outcome in outcomes
         if (r := outcome.result) is not None
     ]
-    columns = ["entry", "way", "slots", "I-frame slots", "on disk", "RGB slots added", ""]
-    drop_first = ["way", "I-frame slots", "RGB slots added"]
-    show.finish("Extracted", columns, rows, outcomes, as_json=json, drop_first=drop_first)
-    if not json:
-        show.next_step("cope train pretrain")
 
 
 def scenes(

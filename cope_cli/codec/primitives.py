@@ -82,16 +82,7 @@ def extract_slots(
     for frame in read_frames(path, _gop_ranges(slots), with_vectors=True):
         on_frame(frame.index)
         slot = slot_at.get(frame.index)
-        if frame.is_iframe != (slot is not None and slot.is_iframe):
-            kind = "an I-frame" if frame.is_iframe else "a P-frame"
-            raise VideoError(f"{path}: frame {frame.index} is {kind}, which its container does not say")
-        try:
-            if window is None:
-                window = _Window(frame, max(slot.window_frames for slot in slots))
-            if not frame.is_iframe:
-                window.add(frame)
-        except VideoError as error:
-            raise VideoError(f"{path}: frame {frame.index}: {error.message}", error.hint) from error
+        window = _fill_window(path, window, frame, slot, slots)
         if slot is None:
             continue
         rgb = _rgb(frame, rgb_size_px) if slot.frame in rgb_frames else None
@@ -116,6 +107,26 @@ def extract_slots(
         )
     if num_found != len(slots):
         raise VideoError(f"{path}: the stream ends after {num_found} of {len(slots)} slots")
+
+
+def _fill_window(
+    path: Path, window: _Window | None, frame: StreamFrame, slot: Slot | None, slots: Sequence[Slot]
+) -> _Window:
+    """Return the window with a frame added; a new one for the first frame.
+
+    Raises:
+        VideoError: the frame's type or vectors are not what they must be.
+    """
+    if frame.is_iframe != (slot is not None and slot.is_iframe):
+        kind = "an I-frame" if frame.is_iframe else "a P-frame"
+        raise VideoError(f"{path}: frame {frame.index} is {kind}, which its container does not say")
+    try:
+        window = window or _Window(frame, max(slot.window_frames for slot in slots))
+        if not frame.is_iframe:
+            window.add(frame)
+    except VideoError as error:
+        raise VideoError(f"{path}: frame {frame.index}: {error.message}", error.hint) from error
+    return window
 
 
 def _gop_ranges(slots: Sequence[Slot]) -> list[range]:

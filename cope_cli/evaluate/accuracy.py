@@ -120,7 +120,6 @@ def measure_accuracy(
     config: AskConfig,
     *,
     data: str,
-    video_root: Path | None = None,
     videos_at_once: int = 8,
     on_progress: OnProgress = lambda done, total: None,
 ) -> AccuracyReport:
@@ -132,7 +131,6 @@ def measure_accuracy(
         cache: holds the primitives.
         config: how to show the videos; greedy answers only.
         data: where the questions are from.
-        video_root: folder that the videos' paths are relative to; see `VideoIndex.find`.
         videos_at_once: videos whose questions are answered together.
         on_progress: called with (questions answered, questions in all).
 
@@ -159,7 +157,7 @@ def measure_accuracy(
     asked = (
         one
         for video, numbers in by_video.items()
-        for one in _asked(ShownVideo(index.find(video, video_root=video_root), loaded, config), numbers, questions)
+        for one in _asked(ShownVideo(index.find(video), loaded, config), numbers, questions)
     )
     while group := list(islice(asked, videos_at_once)):
         for same in _of_one_length(group):

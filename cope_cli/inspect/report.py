@@ -88,14 +88,8 @@ def inspect_video(
         VideoError, StorageError: a stage failed, or a file cannot be written.
         CacheCorruptError, CacheVersionError: the entry cannot be used.
     """
-    found = find_entry(
-        video,
-        cache,
-        fusion_frames=config.fusion_frames,
-        adaptive=config.adaptive,
-        workers=workers,
-        on_stage=on_progress,
-    )
+    s, adaptive = config.fusion_frames, config.adaptive
+    found = find_entry(video, cache, fusion_frames=s, adaptive=adaptive, workers=workers, on_stage=on_progress)
     primitives = Primitives(found.entry)
     if config.slot is not None:
         check_slot(primitives, config.slot)
@@ -111,14 +105,12 @@ def inspect_video(
     plans = plans_of(primitives)
     rows = slot_rows(primitives, shown, plans, partial(on_progress, "slots"))
     slot = typical_slot(rows) if config.slot is None else config.slot
-    target, files = folder / primitives.name, []
-    if config.has_pictures:
-        files += write_figures(primitives, slot, target)
+    target = folder / primitives.name
+    files = write_figures(primitives, slot, target) if config.has_pictures else []
     if config.has_page:
-        page = target / "index.html"
+        files.append(target / "index.html")
         report = partial(on_progress, "page")
-        write_page(primitives, rows, plans, page, start_slot=slot, notes=about_range, on_progress=report)
-        files.append(page)
+        write_page(primitives, rows, plans, files[-1], start_slot=slot, notes=about_range, on_progress=report)
     return InspectRecord(
         entry=primitives.name,
         slot=slot,

@@ -90,13 +90,9 @@ def measure_steps(
         totals.append(total)
         on_progress(step, min(num_steps, total), metrics)
 
-    def make_folder() -> str:
-        runs_root.mkdir(parents=True, exist_ok=True)
-        return tempfile.mkdtemp(dir=runs_root, prefix=".measure-")
-
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
-    folder = Path(ranks.from_main(make_folder, "while a folder is made"))
+    folder = Path(ranks.from_main(lambda: _make_folder(runs_root), "while a folder is made"))
     try:
         finetune(
             cache,
@@ -111,9 +107,7 @@ def measure_steps(
     finally:
         if ranks.is_main:
             shutil.rmtree(folder, ignore_errors=True)
-    if not ranks.is_main:
-        seconds, totals = seconds or [0.0], totals or [0]
-    per_step = statistics.median(seconds[1:] or seconds)
+    per_step = statistics.median(seconds[1:] or seconds or [0.0])  # only rank 0 logs
     device, peak_bytes, peak_kind = _peak_memory(config)
     return Measured(
         device=device,
@@ -122,10 +116,15 @@ def measure_steps(
         seconds_per_step=per_step,
         peak_bytes=peak_bytes,
         peak_kind=peak_kind,
-        num_steps_total=totals[-1],
-        seconds_total=per_step * totals[-1],
+        num_steps_total=max(totals, default=0),
+        seconds_total=per_step * max(totals, default=0),
         disk=_disk(cache, entries),
     )
+
+
+def _make_folder(runs_root: Path) -> str:
+    runs_root.mkdir(parents=True, exist_ok=True)
+    return tempfile.mkdtemp(dir=runs_root, prefix=".measure-")
 
 
 def _peak_memory(config: FinetuneConfig) -> tuple[str, int, str]:

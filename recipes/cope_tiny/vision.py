@@ -43,9 +43,9 @@ from cope_cli.model.videolm import VideoLM
 from cope_cli.runs import RunFolder
 from cope_cli.train.finetune.trainable import set_trainable
 from cope_cli.train.loop.batches import ErrorsAsSamples
-from cope_cli.train.loop.ranks import Ranks, join_ranks
-from cope_cli.train.loop.setup import Base, OnBegin, OnStep, add_frames, begin_run, open_index, record
-from cope_cli.train.loop.sharding import check_fsdp, load_full_state_dict
+from cope_cli.train.loop.ranks import Ranks
+from cope_cli.train.loop.setup import Base, OnBegin, OnStep, add_frames, begin_run, open_index, open_run, record
+from cope_cli.train.loop.sharding import load_full_state_dict
 from cope_cli.types import OnItem, OnText
 from cope_cli.world.config import Split
 from cope_cli.world.themes import SHAPES
@@ -248,11 +248,7 @@ def train_vision(
     from cope_cli.train.loop.arguments import training_arguments
     from cope_cli.train.loop.engine import run_training
 
-    ranks = join_ranks(cpu=config.is_cpu, timeout_minutes=config.rank_timeout_minutes)
-    check_fsdp(config, ranks)
-    run = RunFolder(run_folder, "vision")
-    settings = config.settings(ranks.count)
-    ranks.from_main(lambda: run.check(settings, resume=resume), "while looking at the run's folder")
+    ranks, run = open_run("vision", run_folder, config, resume=resume)
     model, base = _start(config)
     rate = config.learning_rate or config.SMALL_LEARNING_RATE
     arguments = training_arguments(config, run_folder, config.num_pictures, rate, ranks.count, model)

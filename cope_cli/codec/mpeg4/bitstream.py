@@ -61,6 +61,23 @@ class _Bits:
         self.expect(1, 1, "a marker bit is missing: the header is damaged")
 
 
+def _take_version(bits: _Bits) -> int:
+    """Read up to the control parameters of a video object layer; returns its version."""
+    bits.take(1 + 8)  # random_accessible_vol, type indication
+    version = 1
+    if bits.take(1):
+        version = bits.take(4)
+        bits.take(3)  # priority
+    if bits.take(4) == _EXTENDED_ASPECT:
+        bits.take(8 + 8)
+    if bits.take(1):  # vol_control_parameters
+        bits.expect(_CHROMA_420, 2, "chroma other than 4:2:0")
+        bits.take(1)  # low_delay
+        if bits.take(1):
+            bits.take(79)  # buffer model
+    return version
+
+
 @dataclass(frozen=True, kw_only=True)
 class VolHeader:
     """What the video object layer's header fixes for every VOP.
@@ -102,18 +119,7 @@ class VolHeader:
         if extradata is None or start is None:
             raise VideoError("no MPEG-4 Part 2 video object layer header", ENCODE_AGAIN)
         bits = _Bits(extradata[start.end() :], "the video object layer")
-        bits.take(1 + 8)  # random_accessible_vol, type indication
-        version = 1
-        if bits.take(1):
-            version = bits.take(4)
-            bits.take(3)  # priority
-        if bits.take(4) == _EXTENDED_ASPECT:
-            bits.take(8 + 8)
-        if bits.take(1):  # vol_control_parameters
-            bits.expect(_CHROMA_420, 2, "chroma other than 4:2:0")
-            bits.take(1)  # low_delay
-            if bits.take(1):
-                bits.take(79)  # buffer model
+        version = _take_version(bits)
         bits.expect(0, 2, "a shape other than a rectangle")
         bits.marker()
         ticks_per_second = bits.take(16)

@@ -36,7 +36,6 @@ from cope_cli.runs import RunFolder, delta_encoder_folder, finished_runs, newest
 from cope_cli.train.finetune.config import FRESH, FinetuneConfig
 from cope_cli.train.finetune.trainable import halve_frozen_weights, num_parameters, part_of, set_trainable
 from cope_cli.train.loop.batches import ErrorsAsSamples, FinetuneCollator
-from cope_cli.train.loop.ranks import join_ranks
 from cope_cli.train.loop.setup import (
     SMALL_MODEL_SEED,
     Base,
@@ -47,10 +46,11 @@ from cope_cli.train.loop.setup import (
     fresh_delta_encoder,
     load_base,
     open_index,
+    open_run,
     record,
     ways_of,
 )
-from cope_cli.train.loop.sharding import check_fsdp, load_full_state_dict
+from cope_cli.train.loop.sharding import load_full_state_dict
 from cope_cli.types import OnItem
 
 
@@ -210,6 +210,36 @@ def _add_adapter(base: Base, config: FinetuneConfig) -> Adapter | None:
     return Adapter(base=pointer, lora=sizes, has_vision=config.train_vision, fusion_frames=config.fusion_frames)
 
 
+def _load_start(config: FinetuneConfig, run: RunFolder, runs_root: Path) -> tuple[Base, str, Adapter | None]:
+    """Return the model to train, where its Delta-encoder comes from, and the LoRA adapter if there is one."""
+    # In float32 even if stored otherwise: in bfloat16, a step of 1e-5 would not change the weights.
+    base = load_base(config, torch.float32)
+    checkpoint = newest_checkpoint(run.path)
+    if checkpoint is None:
+        base.model.delta_encoder, source = choose_delta_encoder(base, config, runs_root)
+    else:  # the choice made at the start holds, even if other runs have finished since
+        kind = "videolm" if config.lora is None else "adapter"
+        base.model.delta_encoder = load_own_delta_encoder(checkpoint / "model", kind)
+        source = run.config()["delta_encoder"]
+    adapter = _add_adapter(base, config)
+    set_trainable(base.model, train_vision=config.train_vision, freeze=config.freeze, lora=adapter is not None)
+    if config.keeps_frozen_bf16:
+        halve_frozen_weights(base.model)
+    return base, source, adapter
+
+
+def _recipe(config: FinetuneConfig, base: Base, adapter: Adapter | None, primitives: tuple[str, ...]) -> FinetuneRecipe:
+    keyframes = config.keyframe_mix.counts
+    return FinetuneRecipe(
+        tokenizer=base.tokenizer,
+        fusion_frames=config.fusion_frames,
+        vision_learning_rate=config.vision_learning_rate,
+        keyframes_per_gop=keyframes[0] if len(keyframes) == 1 else None,
+        primitives=primitives,
+        adapter=adapter,
+    )
+
+
 def finetune(
     cache: Cache,
     config: FinetuneConfig,
@@ -248,51 +278,20 @@ def finetune(
     from cope_cli.train.loop.engine import run_training
 
     config = config.resolve()
-    ranks = join_ranks(cpu=config.is_cpu, timeout_minutes=config.rank_timeout_minutes)
-    check_fsdp(config, ranks)
-    run = RunFolder(run_folder, "finetune")
-    settings = config.settings(ranks.count)
-    ranks.from_main(lambda: run.check(settings, resume=resume), "while looking at the run's folder")
-    # In float32, whatever they are stored in: bfloat16 weights would not feel a step of 1e-5.
-    base = load_base(config, torch.float32)
-    checkpoint = newest_checkpoint(run_folder)
-    if checkpoint is None:
-        base.model.delta_encoder, source = choose_delta_encoder(base, config, runs_root or run_folder.parent)
-    else:  # the choice made at the start holds, whatever runs have finished since
-        kind = "videolm" if config.lora is None else "adapter"
-        base.model.delta_encoder = load_own_delta_encoder(checkpoint / "model", kind)
-        source = run.config()["delta_encoder"]
-    adapter = _add_adapter(base, config)
-    set_trainable(base.model, train_vision=config.train_vision, freeze=config.freeze, lora=adapter is not None)
-    if config.keeps_frozen_bf16:
-        halve_frozen_weights(base.model)
+    ranks, run = open_run("finetune", run_folder, config, resume=resume)
+    base, source, adapter = _load_start(config, run, runs_root or run_folder.parent)
     dataset, entries, bad = _dataset(cache, config, base)
     rate = config.resolved_learning_rate()
     arguments = training_arguments(config, run_folder, len(dataset), rate, ranks.count, base.model)
     size_px = base.model.vision_size_px
-    add_frames(
-        cache,
-        entries,
-        dataset.entry_names,
-        dataset.rgb_slots,
-        size_px=size_px,
-        skip_bad=config.skip_bad > 0,
-        on_frames=on_frames,
-        ranks=ranks,
-    )
+    wanted = (entries, dataset.entry_names, dataset.rgb_slots)
+    add_frames(cache, *wanted, size_px=size_px, skip_bad=config.skip_bad > 0, on_frames=on_frames, ranks=ranks)
     values = {"learning_rate": rate, "steps": arguments.max_steps, "num_items": len(dataset), "delta_encoder": source}
     values |= {"num_trained_parameters": num_parameters(base.model, trained_only=True)}
     described = record(config, base, dataset.entry_names, ranks, **values)
     ranks.from_main(lambda: begin_run(run, described, bad, config, on_begin), "while the run begins")
     run_training(
-        recipe=FinetuneRecipe(
-            tokenizer=base.tokenizer,
-            fusion_frames=config.fusion_frames,
-            vision_learning_rate=config.vision_learning_rate,
-            keyframes_per_gop=config.keyframe_mix.counts[0] if len(config.keyframe_mix.counts) == 1 else None,
-            primitives=ways_of(entries, dataset.entry_names),
-            adapter=adapter,
-        ),
+        recipe=_recipe(config, base, adapter, ways_of(entries, dataset.entry_names)),
         model=base.model,
         dataset=ErrorsAsSamples(dataset),
         collator=FinetuneCollator(pad_id=base.tokenizer.pad_token_id, size_px=size_px, grid_px=config.grid_px),

@@ -348,11 +348,11 @@ def run_training(
 
     Args:
         recipe: loss, rates, checkpoints.
-        model: what is trained.
-        dataset: its samples, errors as values.
-        collator: makes a batch of them.
+        model: the model.
+        dataset: samples, errors as values.
+        collator: makes a batch of samples.
         arguments: Trainer's settings.
-        run: where everything goes.
+        run: the run's folder.
         on_progress: called with (step, steps in all, logged values).
         ranks: this process among the others.
         config: the settings.
@@ -382,12 +382,9 @@ def run_training(
         train_dataset=dataset,
         data_collator=collator,
     )
-    for callback in callbacks:
+    timers = [] if clock is None else [TimeOptimizer(clock)]
+    for callback in (*callbacks, *timers, *([] if stop_after is None else [StopAfter(stop_after)])):
         trainer.add_callback(callback)
-    if clock is not None:
-        trainer.add_callback(TimeOptimizer(clock))
-    if stop_after is not None:
-        trainer.add_callback(StopAfter(stop_after))
     checkpoint = newest_checkpoint(run.path)
     try:
         trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,11 +21,12 @@ from cope_cli.model.checkpoint.hub import model_folder
 from cope_cli.model.delta_encoder import DeltaEncoder, DeltaEncoderConfig
 from cope_cli.model.sizes.small import build_small_videolm
 from cope_cli.model.videolm import VideoLM
-from cope_cli.runs import RunFolder
+from cope_cli.runs import Kind, RunFolder
 from cope_cli.stages.frames import ensure_frames
 from cope_cli.train.config import TrainConfig
 from cope_cli.train.finetune.config import FinetuneConfig
-from cope_cli.train.loop.ranks import Ranks
+from cope_cli.train.loop.ranks import Ranks, join_ranks
+from cope_cli.train.loop.sharding import check_fsdp
 from cope_cli.train.pretrain.config import PretrainConfig
 from cope_cli.types import OnItem
 
@@ -54,6 +56,21 @@ class Base:
     vision_sha256: str
     fusion_frames: int | None
     described: str
+
+
+def open_run(kind: Kind, folder: Path, config: TrainConfig, *, resume: bool) -> tuple[Ranks, RunFolder]:
+    """Return this process among the ranks, and the run's folder once it is known that the run may begin or resume.
+
+    Raises:
+        UsageError: the folder is taken, the run there cannot be resumed, or `--fsdp` would not shard anything.
+        RanksError: started by torchrun, and another rank did not come.
+    """
+    ranks = join_ranks(cpu=config.is_cpu, timeout_minutes=config.rank_timeout_minutes)
+    check_fsdp(config, ranks)
+    run = RunFolder(folder, kind)
+    settings = config.settings(ranks.count)
+    ranks.from_main(lambda: run.check(settings, resume=resume), "while looking at the run's folder")
+    return ranks, run
 
 
 def load_base(config: TrainConfig, dtype: torch.dtype | None = None) -> Base:

@@ -28,7 +28,7 @@ from cope_cli.model.videolm import VideoLM
 from cope_cli.runs import RunFolder
 from cope_cli.train.loop.batches import ErrorsAsSamples, PretrainCollator
 from cope_cli.train.loop.clock import StepClock
-from cope_cli.train.loop.ranks import Ranks, join_ranks
+from cope_cli.train.loop.ranks import Ranks
 from cope_cli.train.loop.setup import (
     Base,
     LeftOut,
@@ -38,10 +38,11 @@ from cope_cli.train.loop.setup import (
     begin_run,
     fresh_delta_encoder,
     load_base,
+    open_run,
     record,
     ways_of,
 )
-from cope_cli.train.loop.sharding import check_fsdp, load_full_state_dict
+from cope_cli.train.loop.sharding import load_full_state_dict
 from cope_cli.train.pretrain.config import PretrainConfig
 from cope_cli.train.pretrain.evaluation import CHANGED_SHARE, Evaluator, HeldOutBatches, described, error_sums, judge
 from cope_cli.train.pretrain.features import VisionKey, check_size, missing_slots, share_of, store_features
@@ -207,10 +208,9 @@ def pretrain(
     on_frames: OnItem = lambda entry, done, total: None,
     on_note: OnText = lambda text: None,
 ) -> Path:
-    """Pre-train a Delta-encoder on every pair of neighbouring slots of a cache, but those of held-out videos.
+    """Pre-train a Delta-encoder on all pairs of consecutive slots of a cache, except those of held-out videos.
 
-    RGB slots that are missing at the vision encoder's size are added to the cache first, for all slots; or their
-    vision tokens, under `store_features`.
+    Missing RGB slots, or vision tokens under `store_features`, are added to the cache first.
 
     Args:
         cache: holds the primitives.
@@ -236,11 +236,7 @@ def pretrain(
     from cope_cli.train.loop.engine import run_training
 
     config = config.resolve()
-    ranks = join_ranks(cpu=config.is_cpu, timeout_minutes=config.rank_timeout_minutes)
-    check_fsdp(config, ranks)
-    run = RunFolder(run_folder, "pretrain")
-    settings = config.settings(ranks.count)
-    ranks.from_main(lambda: run.check(settings, resume=resume), "while looking at the run's folder")
+    ranks, run = open_run("pretrain", run_folder, config, resume=resume)
     base = load_base(config)
     size_px = base.model.vision_size_px
     key = VisionKey.of(base.model, base.vision_sha256)
@@ -253,24 +249,14 @@ def pretrain(
     about = record(config, base, data.entry_names(data.train), ranks, learning_rate=rate, steps=arguments.max_steps)
     about |= _about(config, data, model, key)
 
-    def begin() -> None:
-        begin_run(run, about, data.bad, config, on_begin)
-        if data.note:
-            on_note(data.note)
-
-    ranks.from_main(begin, "while the run begins")
+    ranks.from_main(lambda: begin_run(run, about, data.bad, config, on_begin), "while the run begins")
+    if data.note and ranks.is_main:
+        on_note(data.note)
     left_out = LeftOut(run, ranks, max_bad=config.skip_bad)
-    collator = PretrainCollator(
-        size_px=size_px, grid_px=config.grid_px, token_shape=key.shape if config.store_features else None
-    )
+    token_shape = key.shape if config.store_features else None
+    collator = PretrainCollator(size_px=size_px, grid_px=config.grid_px, token_shape=token_shape)
     run_training(
-        recipe=PretrainRecipe(
-            fusion_frames=config.fusion_frames,
-            fusion_windows=config.windows if config.fusion_mix else (),
-            vision_sha256=base.vision_sha256,
-            token_width=model.delta_encoder.config.out_width,
-            primitives=ways_of(data.entries, data.entry_names(data.train)),
-        ),
+        recipe=_recipe(config, base, model, data),
         model=model,
         dataset=ErrorsAsSamples(pairs),
         collator=collator,
@@ -282,9 +268,19 @@ def pretrain(
         left_out=left_out,
         callbacks=_evaluators(config, data, collator, left_out, model.clock, on_note),
         clock=model.clock,
-        on_trained=lambda: _conclude(run, on_note),
+        on_trained=lambda: _conclude(run),
     )
     return run.result
+
+
+def _recipe(config: PretrainConfig, base: Base, model: PretrainModel, data: PretrainData) -> PretrainRecipe:
+    return PretrainRecipe(
+        fusion_frames=config.fusion_frames,
+        fusion_windows=config.windows if config.fusion_mix else (),
+        vision_sha256=base.vision_sha256,
+        token_width=model.delta_encoder.config.out_width,
+        primitives=ways_of(data.entries, data.entry_names(data.train)),
+    )
 
 
 def _about(config: PretrainConfig, data: PretrainData, model: PretrainModel, key: VisionKey) -> dict[str, Any]:
@@ -380,8 +376,8 @@ def _evaluators(
     return [evaluator]
 
 
-def _conclude(run: RunFolder, on_note: OnText) -> None:
-    """Say whether the run beat copying, and put it into its record."""
+def _conclude(run: RunFolder) -> None:
+    """Record whether the run beat copying."""
     verdict = judge(run.evaluations())
     if verdict is not None:
         run.add_to_config({"beats_copying": verdict.beats_copying, "verdict": verdict.text})

@@ -1,4 +1,4 @@
-"""Twin groups: four clips with a common beginning and differ in what happens.
+"""Twin groups: four clips with a common beginning and different events.
 
 Every theme is a way to make four scripts for one start, so that a question about what happens has another answer in
 each twin, or each answer as often as the others. The start is drawn first and knows nothing of the scripts; where a

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from cope_cli.cli import show
-from cope_cli.types import OnProgress
+
+if TYPE_CHECKING:
+    from cope_cli.types import OnProgress
 
 Result = TypeVar("Result")
 

@@ -81,6 +81,13 @@ def test_modules_that_the_paper_page_names_exist():
         assert is_module or f"def {parts[-1]}(" in holder.read_text(), name
 
 
+def test_the_map_of_the_house_has_every_layer():
+    layers = {path.name.removesuffix(".py") for path in (ROOT / "cope_cli").iterdir() if not path.name.startswith("_")}
+    table = (ROOT / "CONTRIBUTING.md").read_text().partition("## The map")[2].partition("## How to")[0]
+    named = {name for line in table.splitlines() if line.startswith("| `") for name in re.findall(r"`([a-z]+)`", line)}
+    assert layers - {"pretrained", "py.typed"} <= named
+
+
 def test_the_changelog_begins_with_this_version():
     versions = re.findall(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
     assert versions[0] == cope_cli.__version__

@@ -11,7 +11,7 @@ from typer.main import get_command
 
 import cope_cli
 from cope_cli.cli.main import app
-from cope_cli.cli.reference import command_reference
+from tools.reference import command_reference
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "sample_videos" / "README.md"]

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import pty
+import re
 import resource
+import select
 import shlex
 import shutil
 import signal
 import subprocess
 import sys
+import termios
 from dataclasses import MISSING, dataclass
 from pathlib import Path
 
@@ -352,6 +356,67 @@ def test_quiet_and_verbose_change_stderr_alone(tmp_path):
     assert "next: cope extract" in normal.stderr
     assert "encode: gop_frames = 240" in verbose.stderr
     assert cope(*args, "-q", "-v").returncode == 2
+
+
+def at_terminal(*args, **env):
+    """What a command prints at a terminal of 80 columns."""
+    leader, follower = pty.openpty()
+    termios.tcsetwinsize(follower, (24, 80))
+    command = [sys.executable, "-m", "cope_cli", *map(str, args)]
+    with subprocess.Popen(command, stdout=follower, stderr=follower, stdin=follower, env=os.environ | env) as process:
+        os.close(follower)
+        text = b""
+        while select.select([leader], [], [], 60)[0]:
+            try:
+                text += os.read(leader, 65536)
+            except OSError:  # the other end is closed
+                break
+    os.close(leader)
+    assert process.returncode is not None
+    return text.decode()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
+def test_no_color_turns_colours_off_at_a_terminal():
+    red = "\x1b[31m"
+    assert red in at_terminal("encode", "gone.mp4", TERM="xterm", NO_COLOR="")
+    assert red not in at_terminal("encode", "gone.mp4", TERM="xterm", NO_COLOR="1")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
+def test_tables_fit_a_terminal_of_80_columns(tmp_path):
+    long = tmp_path / "a_video_with_quite_a_long_name_of_the_kind_that_data_sets_have.mp4"
+    shutil.copy(SAMPLES / "tiny_vanishes.mp4", long)
+    cache = {"COPE_CACHE": str(tmp_path / "cache")}
+    assert cope("encode", long, **cache).returncode == 0
+    assert cope("extract", "--store-frames", "none", **cache).returncode == 0
+    text = re.sub(r"\x1b\[[0-9;]*m", "", at_terminal("cache", "ls", TERM="xterm", NO_COLOR="1", **cache))
+    rows = [line.rstrip() for line in text.splitlines() if "a_video" in line and "key" not in line]
+    assert len(rows) == 1
+    assert max(map(len, rows)) <= 80
+    assert long.stem in rows[0]
+
+
+@pytest.mark.slow
+def test_ctrl_c_in_training_names_the_saved_step_and_a_command_that_resumes(tmp_path):
+    where = ("--cache", tmp_path / "c", "--runs", tmp_path / "r")
+    assert cope("encode", SAMPLES / "camera_pan.mp4", *where[:2]).returncode == 0
+    assert cope("extract", "--grid", "112", "--frame-size", "112", "--store-frames", "all", *where[:2]).returncode == 0
+    args = ["train", "pretrain", "--grid", "112", "--steps", "30", "--save-steps", "1", "--held-out", "0", *where]
+    command = [sys.executable, "-m", "cope_cli", *map(str, args)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        for line in process.stderr:
+            if "step 3 of" in line:
+                break
+        process.send_signal(signal.SIGINT)
+        rest = process.stderr.read()
+    assert process.returncode == 130
+    found = re.search(r"stopped; step (\d+) is saved\. Continue with: cope (.*)", rest)
+    assert found is not None, rest
+    assert int(found[1]) >= 2
+    resumed = cope(*shlex.split(found[2]))
+    assert resumed.returncode == 0, resumed.stderr
+    assert "loss" in resumed.stdout
 
 
 def test_ctrl_c_says_what_is_kept(tmp_path):

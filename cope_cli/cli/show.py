@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -50,6 +51,11 @@ def __getattr__(name: str) -> Any:
     console = Console(stderr=name == "err")
     globals()[name] = console
     return console
+
+
+def _styled(text: str, **style: Any) -> None:
+    """Print a line on stderr; NO_COLOR turns the style off."""
+    typer.secho(text, err=True, color=False if os.environ.get("NO_COLOR") else None, **style)
 
 
 def as_bytes(size: float) -> str:
@@ -126,7 +132,7 @@ def print_table(
 def note(text: str) -> None:
     """Print a line for the user on stderr, unless --quiet is given."""
     if verbosity > Verbosity.QUIET:
-        typer.secho(text, dim=True, err=True)
+        _styled(text, dim=True)
 
 
 def next_step(command: str) -> None:
@@ -184,7 +190,7 @@ def finish(
 def fail_with(errors: Sequence[CopeError], num_items: int = 0) -> None:
     """Print the failures, if there are any, and exit with 1."""
     if errors:
-        typer.secho(f"{len(errors)}{f' of {num_items}' if num_items else ''} failed:", fg="red", bold=True, err=True)
+        _styled(f"{len(errors)}{f' of {num_items}' if num_items else ''} failed:", fg="red", bold=True)
         for error in errors:
             print_error(error, indent="  ")
         raise typer.Exit(1)
@@ -193,7 +199,7 @@ def fail_with(errors: Sequence[CopeError], num_items: int = 0) -> None:
 def print_error(error: CopeError, *, indent: str = "") -> None:
     """Print an error and its hint."""
     prefix = indent or "error: "
-    typer.secho(f"{prefix}{error.message}", fg="red", err=True)
+    _styled(f"{prefix}{error.message}", fg="red")
     if error.hint:
         typer.echo(f"{indent}  -> {error.hint}", err=True)
 

@@ -95,7 +95,7 @@ def measure_loader(
     Args:
         cache_root: a cache whose entries have all RGB slots of one size.
         fusion_frames: the fusion window s of the entries to read.
-        grid_px: their grid.
+        grid_px: grid size of the primitives.
         keyframes: K of the conversations.
         batch_size: samples per batch.
         rounds: times that all samples are read, after a first time that is not counted.

@@ -28,7 +28,7 @@ def _frames(videos: list[Path], num: int) -> Iterator[av.VideoFrame]:
 
 
 def write_footage(videos: list[Path], path: Path, height_px: int, seconds: float, fps: int = 30) -> None:
-    """Write `seconds` of the videos at 16:9 and `height_px`; sources are played at `fps` whatever their own rate."""
+    """Write `seconds` of the videos at 16:9 and `height_px`; sources of any rate are played at `fps`."""
     width_px = round(height_px * 16 / 9 / 2) * 2
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=fps, options={"preset": "veryfast", "crf": "18"})

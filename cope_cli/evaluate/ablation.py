@@ -153,7 +153,7 @@ def read_ablation(path: Path) -> Ablation:
         raise DataError(f"{path}: cannot be read as YAML or JSON: {error}", _HINT) from error
     if not isinstance(values, Mapping) or not {"model", "data", "test", "variants"} <= set(values) <= _KEYS:
         found = sorted(map(str, values)) if isinstance(values, Mapping) else type(values).__name__
-        raise DataError(f"{path}: {found} found, expected model, data, test, variants and maybe others", _HINT)
+        raise DataError(f"{path}: found {found}; expected at least model, data, test and variants", _HINT)
 
     def place(name: str) -> Path:
         return path.parent / Path(values[name])

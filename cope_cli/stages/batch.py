@@ -27,7 +27,7 @@ Work = Callable[[str, OnProgress], Result]
 #: Called with (item, done, total), in the calling process.
 _REPORT_SECONDS = 0.1
 _DIED = "{item}: its worker process died without an answer (a crash in native code, or out of memory)"
-_DIED_HINT = "The other videos were done all the same."
+_DIED_HINT = "All other videos were still processed."
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -152,8 +152,10 @@ def read_ablation(path: Path) -> Ablation:
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise DataError(f"{path}: cannot be read as YAML or JSON: {error}", _HINT) from error
     if not isinstance(values, Mapping) or not {"model", "data", "test", "variants"} <= set(values) <= _KEYS:
-        found = sorted(map(str, values)) if isinstance(values, Mapping) else type(values).__name__
-        raise DataError(f"{path}: found {found}; expected at least model, data, test and variants", _HINT)
+        keys = set(values) if isinstance(values, Mapping) else set()
+        missing = ", ".join(sorted({"model", "data", "test", "variants"} - keys)) or "none"
+        unknown = ", ".join(sorted(map(str, keys - _KEYS))) or "none"
+        raise DataError(f"{path}: missing keys: {missing}; unknown keys: {unknown}", _HINT)
 
     def place(name: str) -> Path:
         return path.parent / Path(values[name])

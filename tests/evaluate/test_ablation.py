@@ -57,7 +57,7 @@ def test_a_variant_changes_what_it_names_and_nothing_else(tmp_path: Path) -> Non
         (("of: all of it", "of: another"), "another"),
         (("delta: zero", "delta: none"), "none"),
         (("retrieval: true", "retrieve: true"), "retrieve"),
-        (("test: test.json\n", ""), "expected model, data, test"),
+        (("test: test.json\n", ""), "missing keys: test"),
         (("seeds: [0, 1]", "seeds: ["), "YAML"),
     ],
 )

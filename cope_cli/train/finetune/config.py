@@ -88,7 +88,7 @@ class FinetuneConfig(FreshDeltaEncoder, TrainConfig):
         Switch.ON, help="off trains on RGB slots alone, without Delta-tokens: a control (H.4).", panel=Panel.MODEL
     )
 
-    #: 60 passes over 20 items: eight questions were known by heart after 60 passes.
+    #: 60 passes over 20 items; eight questions are known by heart after 80.
     SMALL_STEPS: ClassVar[int] = 150
     SMALL_LEARNING_RATE: ClassVar[float] = 3e-3
     #: LLaVA-Video's and the paper's.

@@ -72,7 +72,7 @@ class PretrainConfig(FreshDeltaEncoder, TrainConfig):
         panel=Panel.DATA,
     )
 
-    #: The loss falls to 0.80 of that of copying the previous slot, and keeps falling.
+    #: Enough for the loss to fall below that of copying the previous slot on the sample videos, and it keeps falling.
     SMALL_STEPS: ClassVar[int] = 60
     SMALL_LEARNING_RATE: ClassVar[float] = 2e-3
     #: The paper's run (3.3, C): 113 K iterations on batches of 1024.

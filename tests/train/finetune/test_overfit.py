@@ -51,7 +51,7 @@ def test_eight_questions_are_learned_by_heart(tmp_path: Path) -> None:
     data = write_qa(tmp_path / "qa.json", IDS)
     save_videolm(*build_small_videolm(grid_px=grid_px), tmp_path / "tiny", fusion_frames=30)
     run = RunFolder(tmp_path / "runs" / "finetune-1", "finetune")
-    config = finetune_config(data, model=tmp_path / "tiny", grid_px=grid_px, batch_size=8, steps=60, learning_rate=3e-3)
+    config = finetune_config(data, model=tmp_path / "tiny", grid_px=grid_px, batch_size=8, steps=80, learning_rate=3e-3)
     finetune(cache, config, run.path)
     assert run.metrics()[0]["loss"] > 4
     said, expected = _answers(load_videolm(run.result), cache, data, grid_px)

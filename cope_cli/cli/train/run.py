@@ -63,10 +63,17 @@ def _how_to_resume(folder: Path) -> str:
     words = [word for word in sys.argv[1:] if word != "--resume"]
     if "--run" not in words:
         words += ["--run", folder.name]
-    command = shlex.join(["cope", *words, "--resume"])
+    command = shlex.join([*_program(), *words, "--resume"])
     checkpoint = newest_checkpoint(folder)
     saved = "no step is saved yet (--save-steps)" if checkpoint is None else f"step {step_of(checkpoint)} is saved"
     return f"stopped; {saved}. Continue with: {command}"
+
+
+def _program() -> list[str]:
+    """Return the words that start this command line: `cope`, or `python -m` with a recipe's module."""
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    module = "cope_cli" if spec is None else spec.name.removesuffix(".__main__")
+    return ["cope"] if module.startswith("cope_cli") else ["python", "-m", module]
 
 
 def _show_run(kind: Any, folder: Path, result: Path, *, as_json: bool) -> None:

@@ -1,8 +1,7 @@
 """Twin groups: four clips with a common beginning and different events.
 
-Every theme is a way to make four scripts for one start, so that a question about what happens has another answer in
-each twin, or each answer as often as the others. The start is drawn first and knows nothing of the scripts; where a
-script does not fit, the whole group is drawn again, start and all.
+A theme makes four scripts for one start, so that each answer to a question is true in equally many twins. If a script
+does not fit, the whole group is drawn again with another start.
 """
 
 from __future__ import annotations
@@ -395,10 +394,8 @@ def overlaps(script: Script, num_frames: int) -> bool:
     meet = {script.meeting.mover, script.meeting.other} if script.meeting else set()
     tracks = {thing.name: (thing, track_of(thing, num_frames)) for thing in script.things}
     for (name, (thing, track)), (other_name, (other, other_track)) in combinations(tracks.items(), 2):
-        if {name, other_name} == meet:
-            continue
         far_px = np.hypot(track.x_px - other_track.x_px, track.y_px - other_track.y_px)
         touch_px = 1.05 * (thing.radius_px * track.scale + other.radius_px * other_track.scale)
-        if ((far_px < touch_px) & track.is_there & other_track.is_there).any():
+        if {name, other_name} != meet and ((far_px < touch_px) & track.is_there & other_track.is_there).any():
             return True
     return False

@@ -31,8 +31,7 @@ NUM_TWINS = 4
 SHAPES = ("circle", "square", "triangle", "cross")
 #: Radii in pixels of a 128-pixel picture by the number of things: all at least 20 pixels across.
 _RADII_PX = {1: (13.0, 17.0), 2: (12.0, 15.0), 3: (11.0, 13.0), 4: (10.5, 12.0)}
-_FREE_PX = 20.0  # between a thing and the rim when a clip begins: every direction stays possible
-_MAX_TRIES = 400
+_FREE_PX, _MAX_TRIES = 20.0, 400  # room between a thing and the rim: every direction stays possible
 
 _WHAT = tuple(name for name in ACTS if name not in ("hop", "appear"))
 _MANNERS = ("move", "start", "stop", "hop", "speed up", "slow down")

@@ -8,7 +8,7 @@ from typing import Any
 
 from typer.main import get_command
 
-from cope_cli.options import Panel
+from cope_cli.cli.options import ordered_panels
 
 
 def command_reference() -> str:
@@ -47,8 +47,7 @@ def _panels(command: Any) -> dict[str, list[Any]]:
     for one in command.params:
         if one.param_type_name == "option" and one.name not in ("help", "install_completion", "show_completion"):
             found.setdefault(str(getattr(one, "rich_help_panel", None) or "Options"), []).append(one)
-    ordered = [str(panel) for panel in Panel if str(panel) in found]
-    return {panel: found[panel] for panel in [*ordered, *(panel for panel in found if panel not in ordered)]}
+    return {str(panel): found[str(panel)] for panel in ordered_panels(found)}
 
 
 def _flags(one: Any) -> str:

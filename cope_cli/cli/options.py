@@ -11,7 +11,7 @@ Here `config` becomes one option per field of `EncodeConfig` that is an `option`
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import MISSING, Field, is_dataclass
 from functools import wraps
 from pathlib import Path
@@ -67,6 +67,12 @@ PathsArgument = Annotated[
 ]
 
 
+def ordered_panels(found: Iterable[str]) -> list[str]:
+    """Return panels in the order of the help: a command's own ones before those that all commands share."""
+    own = [panel for panel in found if panel not in ("Arguments", "Other", *Panel)]
+    return [panel for panel in ("Arguments", *own, *Panel, "Other") if panel in found]
+
+
 class CopeCommand(TyperCommand):
     """A command whose help groups options by panel and prints its epilog, the examples, line by line."""
 
@@ -79,8 +85,8 @@ class CopeCommand(TyperCommand):
                 is_argument = parameter.param_type_name == "argument"
                 panel = "Arguments" if is_argument else getattr(parameter, "rich_help_panel", None) or "Other"
                 groups.setdefault(panel, []).append(record)
-        for panel in ("Arguments", *Panel, *groups):
-            if rows := groups.pop(panel, None):
+        for panel in ordered_panels(groups):
+            if rows := groups[panel]:
                 with formatter.section(str(panel)):
                     formatter.write_dl(rows)
 

@@ -11,6 +11,8 @@ from typing import Any
 from cope_cli.ask.config import DeltaMode
 from cope_cli.options import DEVICE, Dtype, Panel, at_least, check_options, option
 
+_DTYPE_HELP = "Format of the weights. auto: as stored for --accuracy; for --ttft bfloat16 on a GPU, float32 on a CPU."
+
 
 class GeometryName(StrEnum):
     """Sizes of models; see `model.sizes.geometry`."""
@@ -41,9 +43,7 @@ class TtftConfig:
     """`--ttft`: time to first token of a model with random weights."""
 
     geometry: GeometryName = option(GeometryName.TINY, help="Size of the model.", panel=Panel.MODEL)
-    dtype: Dtype = option(
-        Dtype.AUTO, help="Format of the weights. auto: bfloat16 on a GPU, float32 on a CPU.", panel=Panel.MODEL
-    )
+    dtype: Dtype = option(Dtype.AUTO, help=_DTYPE_HELP, panel=Panel.MODEL)
     device: str = _device()
     rounds: int = option(5, help="Runs of each variant; the table has medians.", check=at_least(1), panel=Panel.OUTPUT)
     max_new_tokens: int = option(
@@ -94,7 +94,7 @@ class AccuracyConfig:
     )
     max_new_tokens: int = option(48, help="Tokens of the answer.", check=at_least(1), panel=Panel.ANSWER)
     device: str = _device()
-    dtype: Dtype = option(Dtype.AUTO, help="Format of the weights. auto: as stored.", panel=Panel.MODEL)
+    dtype: Dtype = option(Dtype.AUTO, help=_DTYPE_HELP, panel=Panel.MODEL)
     out: Path | None = option(None, help="Folder for JSON and PNG files. Default: none.", panel=Panel.OUTPUT)
 
     def __post_init__(self) -> None:

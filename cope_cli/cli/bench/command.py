@@ -49,7 +49,11 @@ def bench(
     context: typer.Context,
     videos: Annotated[
         list[str] | None,
-        typer.Argument(help="For --retrieval: videos to search in. Default: those that the run held out."),
+        typer.Argument(
+            help="For --retrieval: videos to search in. Default: those that the run held out.",
+            parser=path_or_name,
+            metavar="VIDEOS",
+        ),
     ] = None,
     tokens: Annotated[
         bool, typer.Option("--tokens", help="Token budgets: the paper's arithmetic.", rich_help_panel=_MODE)

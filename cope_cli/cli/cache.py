@@ -28,8 +28,8 @@ def ls(cache: CacheOption = DEFAULT_CACHE, json: JsonOption = False) -> None:
     if json:
         show.print_json(rows)
         return
-    columns = ["video", "encoded", "primitives", "holds", "RGB slots", "on disk", "made"]
-    drop_first = ["made", "RGB slots", "holds"]
+    columns = ["video", "encoded", "primitives", "holds", "RGB slots", "on disk", "made", "source"]
+    drop_first = ["source", "made", "RGB slots", "holds"]
     show.print_table(str(cache), columns, _pairs(rows), drop_first=drop_first)
     show.out.print(f"{len(rows)} entries, {show.as_bytes(sum(row.size_bytes for row in rows))}", highlight=False)
     if rows:
@@ -58,7 +58,7 @@ def _key(entry: Listing | None) -> str:
 
 def _cells(row: Listing, encoded: str, primitives: str, size_bytes: int) -> list[str]:
     video, made = row.name.rpartition("-")[0], row.made[:16].replace("T", " ")
-    return [video, encoded, primitives, row.summary, row.frames or "-", show.as_bytes(size_bytes), made]
+    return [video, encoded, primitives, row.summary, row.frames or "-", show.as_bytes(size_bytes), made, row.source]
 
 
 @command(app, "verify", examples=["cope cache verify", "cope cache verify clip-6451ec48 --workers 4"])
